@@ -1,0 +1,90 @@
+"""cnnkit: image operations over any convolutional ONNX graph, on the stock ONNX Runtime wheel.
+
+The public names, each loaded at its first use (PEP 562), so that the command line starts without numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+API = 1
+"""Number of the plugin interface. A plugin module may set `CNNKIT_API`; another number is refused."""
+
+if TYPE_CHECKING:
+    from cnnkit.errors import CnnkitError as CnnkitError
+    from cnnkit.errors import DeviceError as DeviceError
+    from cnnkit.errors import ImageError as ImageError
+    from cnnkit.errors import ModelError as ModelError
+    from cnnkit.errors import OutputError as OutputError
+    from cnnkit.errors import PluginError as PluginError
+    from cnnkit.errors import UsageError as UsageError
+    from cnnkit.errors import did_you_mean as did_you_mean
+    from cnnkit.graphs.builder import Builder as Builder
+    from cnnkit.graphs.graph import Graph as Graph
+    from cnnkit.graphs.graph import Layer as Layer
+    from cnnkit.graphs.measure import measure as measure
+    from cnnkit.graphs.model import Model as Model
+    from cnnkit.graphs.targets import Scores as Scores
+    from cnnkit.graphs.targets import label_of as label_of
+    from cnnkit.graphs.targets import resolve_targets as resolve_targets
+    from cnnkit.host.context import Context as Context
+    from cnnkit.host.context import Settings as Settings
+    from cnnkit.host.hookspecs import Network as Network
+    from cnnkit.host.hookspecs import hookimpl as hookimpl
+    from cnnkit.host.host import Host as Host
+    from cnnkit.host.jobs import Outcome as Outcome
+    from cnnkit.host.jobs import map as map
+    from cnnkit.host.jobs import rerun as rerun
+    from cnnkit.host.jobs import run as run
+    from cnnkit.host.operation import Job as Job
+    from cnnkit.host.operation import ModelSpec as ModelSpec
+    from cnnkit.host.operation import Operation as Operation
+    from cnnkit.host.options import Option as Option
+    from cnnkit.host.result import Result as Result
+    from cnnkit.images import drawing as drawing
+    from cnnkit.images.image import Image as Image
+    from cnnkit.images.preprocessing import Geometry as Geometry
+    from cnnkit.images.preprocessing import Preprocessing as Preprocessing
+    from cnnkit.images.preprocessing import resize_map as resize_map
+    from cnnkit.runtime.session import Session as Session
+
+_ROOMS = {
+    "errors": (
+        "CnnkitError DeviceError ImageError ModelError OutputError PluginError UsageError did_you_mean"
+    ),
+    "graphs.builder": "Builder",
+    "graphs.graph": "Graph Layer",
+    "graphs.measure": "measure",
+    "graphs.model": "Model",
+    "graphs.targets": "Scores label_of resolve_targets",
+    "host.context": "Context Settings",
+    "host.hookspecs": "Network hookimpl",
+    "host.host": "Host",
+    "host.jobs": "Outcome map rerun run",
+    "host.operation": "Job ModelSpec Operation",
+    "host.options": "Option",
+    "host.result": "Result",
+    "images.image": "Image",
+    "images.preprocessing": "Geometry Preprocessing resize_map",
+    "runtime.session": "Session",
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+__all__ = sorted([*_HOMES, "API", "drawing"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cnnkit")
+    if name == "drawing":
+        return import_module("cnnkit.images.drawing")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cnnkit' has no attribute '{name}'")
+    value = getattr(import_module(f"cnnkit.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
