@@ -1,0 +1,95 @@
+"""What an operation gets from the host while it runs."""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+from cnnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from cnnkit.graphs.model import Model
+    from cnnkit.host.host import Host
+    from cnnkit.host.result import Result
+    from cnnkit.runtime.session import Session
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a job runs, which changes nothing of what it finds but rounding.
+
+    `device` is auto, cpu or cuda; `threads` the processor threads (None: all cores); `max_memory` a bound in
+    bytes on what a batch may take (None: half of what is free); `batch` a fixed batch size (None: measured).
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    max_memory: int | None = None
+    batch: int | None = None
+
+
+def bytes_of(text: str) -> int:
+    """The number of bytes that "800MB", "1.5 GiB" or "2000000" means. Raises UsageError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if match is None:
+        raise UsageError(f"a size in memory is a number and a unit, such as 800MB or 2GiB, not '{text}'.")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit or " "))
+
+
+class Reporter(Protocol):
+    """Where talk and progress go: a terminal, a log, nowhere."""
+
+    def say(self, text: str) -> None: ...
+
+    def progress(self, items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]: ...
+
+
+class LogReporter:
+    """Talk goes to the logger `cnnkit`, progress nowhere: the manners of a library."""
+
+    def say(self, text: str) -> None:
+        logging.getLogger("cnnkit").info(text)
+
+    def progress(self, items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+        yield from items
+
+
+class Context:
+    """Sessions, random numbers, progress and talk for one call of an operation.
+
+    Sessions are cached in the host, so pictures, sweeps and nested operations share them. `random` starts from
+    the job's seed for each picture, so a picture's result does not depend on its neighbours.
+    """
+
+    def __init__(self, host: "Host", settings: Settings, seed: int, reporter: Reporter) -> None:
+        self.host = host
+        self.settings = settings
+        self.seed = seed
+        self.reporter = reporter
+        self.random = np.random.default_rng(seed)
+
+    def session(self, model: "Model") -> "Session":
+        """A forward session of `model` on the device that the user chose."""
+        return self.host.session(model, **asdict(self.settings))
+
+    def progress(self, items: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:
+        """The same items, while a progress bar on the terminal follows them."""
+        return self.reporter.progress(items, total, label)
+
+    def say(self, text: str) -> None:
+        """One line of talk for the person who watches; never for results."""
+        self.reporter.say(text)
+
+    def run(self, operation: str, source: Any, model: "Model | None" = None, **options: Any) -> "Result":
+        """Another operation on the same host, settings and seed."""
+        from cnnkit.host.jobs import Job, execute
+
+        job = Job(operation, (source,), None, options, self.seed)
+        outcomes = execute(job, self.host, self.settings, self.reporter, model=model)
+        return next(iter(outcomes)).unwrap()

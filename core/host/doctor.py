@@ -1,0 +1,91 @@
+"""`cnnkit doctor`: what this installation is, and what is wrong with it."""
+
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from cnnkit.errors import CnnkitError, PluginError
+from cnnkit.host.catalogue import store
+from cnnkit.host.host import HOOKS, Host
+
+LIBRARIES = "cnnkit onnxruntime onnxruntime-gpu onnx numpy pillow pluggy typer matplotlib".split()
+VARIABLES = "CNNKIT_HOME CNNKIT_DISABLE CNNKIT_STRICT CNNKIT_MODEL CNNKIT_DEVICE CNNKIT_THREADS".split()
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Facts by name, and the complaints: each a sentence with what to do."""
+
+    facts: dict[str, Any]
+    complaints: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def diagnose() -> Diagnosis:
+    """Look at versions, devices, plugins and folders; run the default network once."""
+    complaints: list[str] = []
+    installed = {name: found for name in LIBRARIES if (found := _version(name))}
+    if "onnxruntime" in installed and "onnxruntime-gpu" in installed:
+        complaints.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
+            "uninstall both, then install cnnkit again."
+        )
+    facts = {
+        "python": f"{platform.python_version()} at {sys.executable}",
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "versions": installed,
+        "device": _device(complaints),
+        "plugins": _plugins(complaints),
+        "networks": str(store()),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "default network": _first_run(complaints),
+    }
+    return Diagnosis(facts, complaints)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _device(complaints: list[str]) -> str:
+    from cnnkit.runtime.device import describe_device
+
+    try:
+        return describe_device()
+    except CnnkitError as error:
+        complaints.append(str(error))
+        return "none"
+
+
+def _plugins(complaints: list[str]) -> dict[str, Any]:
+    host = Host(strict=False)
+    for plugin in host.plugins:
+        if plugin.state == "ready":
+            try:
+                host.load(plugin)
+            except PluginError as error:
+                complaints.append(str(error))
+        elif plugin.state != "disabled":
+            complaints.append(f"{plugin} is left out: {plugin.reason}.")
+    return {group: host.names(group) for group in HOOKS}
+
+
+def _first_run(complaints: list[str]) -> str:
+    from cnnkit.host.jobs import run
+
+    try:
+        result = run("classify", "sample:portrait")
+    except CnnkitError as error:
+        complaints.append(f"the default network does not run: {error}")
+        return "fails"
+    best = result.data["classes"][0]
+    return f"sees '{best['label']}' in sample:portrait ({best['probability']:.2f})"

@@ -1,0 +1,276 @@
+"""The host: which plugins there are, and what stands behind a name.
+
+The tables of entry points are the static manifest: names are listed, completed and refused without importing
+anything, and asking for a name imports the one plugin that promises it. A plugin that fails in any way is
+skipped with one line; the rest works.
+"""
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cnnkit import API
+from cnnkit.errors import CnnkitError, ModelError, PluginError, did_you_mean
+
+if TYPE_CHECKING:
+    from cnnkit.graphs.model import Model
+    from cnnkit.host.hookspecs import Network
+    from cnnkit.host.operation import ModelSpec, Operation
+    from cnnkit.runtime.session import Session
+
+HOOKS = {
+    "cnnkit.operations": "cnnkit_operations",
+    "cnnkit.models": "cnnkit_models",
+    "cnnkit.gradient_rules": "cnnkit_gradient_rules",
+    "cnnkit.losses": "cnnkit_losses",
+}
+KEPT_OPEN = 4
+"""How many networks and sessions a host keeps for the next call."""
+
+log = logging.getLogger("cnnkit")
+
+Value = TypeVar("Value")
+
+
+@dataclass
+class Plugin:
+    """One line of an entry-point table: `name` in `group`, promised by `distribution`.
+
+    `state` is "ready" (never imported so far), "loaded", "disabled", "hidden" (cnnkit itself has that name),
+    "ambiguous" (another distribution has it too) or "broken"; `reason` explains the last four.
+    """
+
+    group: str
+    name: str
+    distribution: str
+    entry: EntryPoint
+    state: str = "ready"
+    reason: str = ""
+
+    @property
+    def version(self) -> str:
+        return self.entry.dist.version if self.entry.dist else ""
+
+    def __str__(self) -> str:
+        return f"'{self.name}' of {self.distribution} {self.version}".rstrip()
+
+
+class Host:
+    """Finds plugins and resolves names to operations, networks, gradient rules and losses.
+
+    `entries` replaces the installed entry points (for tests and embedders). `disabled` lists names and
+    distributions to leave out (default: `CNNKIT_DISABLE`, comma-separated). `strict` raises where a plugin
+    would be skipped (default: `CNNKIT_STRICT`).
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[EntryPoint] | None = None,
+        disabled: Iterable[str] | None = None,
+        strict: bool | None = None,
+    ) -> None:
+        if disabled is None:
+            disabled = os.environ.get("CNNKIT_DISABLE", "").split(",")
+        self.disabled = {word.strip() for word in disabled} - {""}
+        self.strict = os.environ.get("CNNKIT_STRICT", "") not in ("", "0") if strict is None else strict
+        if entries is None:
+            entries = (entry for group in HOOKS for entry in entry_points(group=group))
+        self.plugins = [Plugin(e.group, e.name, _distribution(e), e) for e in entries if e.group in HOOKS]
+        self._settle_names()
+        self._contributions: dict[str, Any] = {}
+        self._models: OrderedDict[Any, Model] = OrderedDict()
+        self._sessions: OrderedDict[Any, Session] = OrderedDict()
+
+    def names(self, group: str) -> list[str]:
+        """The usable names of a group, sorted; imports nothing."""
+        return sorted(p.name for p in self.plugins if p.group == group and p.state in ("ready", "loaded"))
+
+    def operation(self, name: str) -> "Operation":
+        """The operation behind a name. Raises PluginError."""
+        operation: Operation = self._named("cnnkit.operations", name)
+        return operation
+
+    def network(self, name: str) -> "Network":
+        """The network behind a name. Raises PluginError."""
+        network: Network = self._named("cnnkit.models", name)
+        return network
+
+    def gradient_rules(self) -> dict[str, Callable[..., Any]]:
+        """Every gradient rule that plugins bring, by operator type."""
+        return dict(self._all("cnnkit.gradient_rules"))
+
+    def losses(self) -> dict[str, Callable[..., Any]]:
+        """Every loss that plugins bring, by name."""
+        return dict(self._all("cnnkit.losses"))
+
+    def model(self, spec: "ModelSpec") -> "Model":
+        """The network that `spec` names, loaded; the last few are kept. Raises ModelError."""
+        from cnnkit.graphs.model import Model
+
+        path = self.locate(spec.name)
+        stamp = path.stat()
+        labels = Path(spec.labels) if spec.labels else None
+        return _kept(
+            self._models,
+            (spec, path, stamp.st_mtime_ns, stamp.st_size),
+            lambda: Model.load(
+                path,
+                preprocess=spec.preprocess,
+                fit=spec.fit,
+                filter=spec.filter,
+                labels=labels,
+                size=spec.size,
+            ),
+        )
+
+    def locate(self, name: str) -> Path:
+        """The file of a network: a path as it is, a name by plugin or from the folder of stored networks."""
+        from cnnkit.host.catalogue import stored_networks
+
+        path = Path(name)
+        known = self.names("cnnkit.models")
+        if name in known:
+            return self.network(name).locate()
+        if path.suffix == ".onnx" or path.exists():
+            return _existing(path)
+        stored = stored_networks()
+        if name in stored:
+            return stored[name]
+        known = sorted({*known, *stored})
+        hint = did_you_mean(name, known)
+        raise ModelError(
+            f"there is no network '{name}': it is neither a file nor one of {', '.join(known)}.{hint}"
+        )
+
+    def session(self, model: "Model", **settings: Any) -> "Session":
+        """The session of a model under these settings; the last few are kept."""
+        from cnnkit.runtime.session import Session
+
+        key = (id(model), *sorted(settings.items()))
+        return _kept(self._sessions, key, lambda: Session(model, **settings))
+
+    def load(self, plugin: Plugin) -> Any:
+        """What a plugin contributes under its name. Raises PluginError, with the cause, in whatever way it fails."""
+        if plugin.state not in ("ready", "loaded"):
+            raise PluginError(f"{plugin} cannot be used: {plugin.reason}.")
+        try:
+            contribution = _contribution(plugin)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # third-party code: it may raise or exit in any way
+            story = str(error) if isinstance(error, CnnkitError) else f"{type(error).__name__}: {error}"
+            plugin.state, plugin.reason = "broken", story.rstrip(".")
+            raise PluginError(
+                f"{plugin} cannot be used: {plugin.reason}. "
+                f"`cnnkit plugins check {plugin.name}` shows where; CNNKIT_DISABLE={plugin.name} silences it."
+            ) from error
+        plugin.state = "loaded"
+        return contribution
+
+    def _named(self, group: str, name: str) -> Any:
+        kind = group.removeprefix("cnnkit.").removesuffix("s").replace("_", " ")
+        claims = [p for p in self.plugins if p.group == group and p.name == name and p.state != "hidden"]
+        if not claims:
+            names = self.names(group)
+            raise PluginError(
+                f"there is no {kind} '{name}'; there are {', '.join(names)}.{did_you_mean(name, names)}"
+            )
+        usable = [claim for claim in claims if claim.state in ("ready", "loaded")]
+        return self.load((usable or claims)[0])
+
+    def _all(self, group: str) -> Iterator[tuple[str, Any]]:
+        for plugin in self.plugins:
+            if plugin.group == group and plugin.state in ("ready", "loaded"):
+                try:
+                    yield plugin.name, self.load(plugin)
+                except PluginError as error:
+                    if self.strict:
+                        raise
+                    log.warning("skipped: %s", error)
+
+    def _settle_names(self) -> None:
+        """Decide who owns each name: what is disabled is out, cnnkit's own names win, else nobody does."""
+        owners: dict[tuple[str, str], list[Plugin]] = {}
+        for plugin in self.plugins:
+            if self.disabled & {plugin.name, plugin.distribution}:
+                plugin.state, plugin.reason = "disabled", "CNNKIT_DISABLE names it"
+            else:
+                owners.setdefault((plugin.group, plugin.name), []).append(plugin)
+        for (_, name), claims in owners.items():
+            own = [claim for claim in claims if claim.distribution == "cnnkit"]
+            for claim in claims if len(claims) > 1 else []:
+                others = " and ".join(sorted({c.distribution for c in claims if c is not claim}))
+                if claim in own:
+                    continue
+                claim.state = "hidden" if own else "ambiguous"
+                claim.reason = (
+                    f"cnnkit itself has '{name}', so {claim.distribution}'s is left out"
+                    if own
+                    else f"both {claim.distribution} and {others} have '{name}'; "
+                    f"choose one with CNNKIT_DISABLE={others.split(' and ')[0]}"
+                )
+                if self.strict:
+                    raise PluginError(f"{claim} cannot be used: {claim.reason}.")
+
+
+def default_host() -> Host:
+    """The one host of this process, made at first use."""
+    global _host
+    if _host is None:
+        _host = Host()
+    return _host
+
+
+_host: Host | None = None
+
+
+def _contribution(plugin: Plugin) -> Any:
+    """Import the plugin, check its hooks, and take what it has under its name."""
+    import pluggy
+
+    from cnnkit.host import hookspecs
+    from cnnkit.host.options import fields_of
+
+    module = plugin.entry.load()
+    wanted = getattr(module, "CNNKIT_API", API)
+    if wanted != API:
+        raise PluginError(f"it is written for plugin interface {wanted}, and this cnnkit has {API}")
+    manager = pluggy.PluginManager("cnnkit")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, plugin.name)
+    manager.check_pending()
+    answers = getattr(manager.hook, HOOKS[plugin.group])()
+    found: dict[str, Any] = {}
+    for answer in answers:
+        found |= answer if isinstance(answer, dict) else {item.name: item for item in answer}
+    if plugin.name not in found:
+        has = f"only {', '.join(found)}" if found else "nothing"
+        raise PluginError(f"{plugin.entry.value} has {has} for its hook {HOOKS[plugin.group]}")
+    if plugin.group == "cnnkit.operations":
+        fields_of(found[plugin.name].options)
+    return found[plugin.name]
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "an unnamed distribution"
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise ModelError(f"the network {path} should be an ONNX file, but there is {found} at that path.")
+    return path
+
+
+def _kept(cache: OrderedDict[Any, Value], key: Any, make: Callable[[], Value]) -> Value:
+    if key not in cache:
+        cache[key] = make()
+        while len(cache) > KEPT_OPEN:
+            cache.popitem(last=False)
+    cache.move_to_end(key)
+    return cache[key]

@@ -1,0 +1,355 @@
+"""Run, map, rerun: what the command line, Python and other programs all call.
+
+Job --execute--> Outcome, Outcome, …     one per picture: its Result, or the error that stopped it
+    --deliver--> the same, with their files and manifests on disk
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cnnkit.errors import CnnkitError, DeviceError, ImageError, ModelError, OutputError, UsageError
+from cnnkit.graphs.model import Model
+from cnnkit.host.context import Context, LogReporter, Reporter, Settings
+from cnnkit.host.host import Host, default_host
+from cnnkit.host.manifest import manifest, provenance
+from cnnkit.host.operation import Job, ModelSpec, Operation, portable
+from cnnkit.host.options import build_options, complete
+from cnnkit.host.paths import Destination, destination, destinations, expand, read_manifest, stem_of
+from cnnkit.host.result import Result, jsonable
+from cnnkit.images.image import Image
+
+RESERVED = frozenset({"source", "sources", "model", "host", "seed", "settings", "reporter"})
+"""Words of `run` and `map` that no operation's option may take."""
+
+
+@dataclass
+class Outcome:
+    """What became of one source: a result or an error, and the files it was written to.
+
+    `source` is as it was asked for; None for a result that is about all pictures, or about none.
+    """
+
+    source: Any
+    result: Result | None = None
+    error: CnnkitError | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+    paths: list[Path] = field(default_factory=list)
+    skipped: bool = False
+
+    def unwrap(self) -> Result:
+        """The result. Raises the error where there is one instead."""
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as one JSON object: its source, what was found, the files written, or the error."""
+        told: dict[str, Any] = {"source": portable(self.source)}
+        if self.error is not None:
+            return {**told, "error": str(self.error)}
+        if self.result is None:
+            return {**told, "skipped": True}
+        return {**told, **jsonable(self.result.data), "outputs": [str(path) for path in self.paths]}
+
+    def save(self, destination: Destination, force: bool = False) -> list[Path]:
+        """Write the result's files and its manifest; returns their paths. Raises OutputError."""
+        result = self.unwrap()
+        contents = result.contents(destination.suffix, provenance(self.manifest))
+        self.paths = destination.write(contents, {**self.manifest, "data": jsonable(result.data)}, force)
+        return self.paths
+
+
+def run(
+    operation: str | Operation,
+    source: Any = None,
+    *,
+    model: str | Path | ModelSpec | Model = "default",
+    host: Host | None = None,
+    seed: int = 0,
+    settings: Settings = Settings(),
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Result:
+    """The result of one operation on one source.
+
+    `source` is a path, `sample:NAME`, a file's bytes, a PIL picture, a numpy array (height, width[, channels]) or
+    an `Image`; a folder for operations that take one; None for those that take nothing. `model` is a known name,
+    the path of an ONNX file, a `ModelSpec`, or a loaded `Model`. The rest are the operation's options.
+    Raises CnnkitError, as `cnnkit.errors` has it.
+    """
+    sources = [] if source is None else [source]
+    outcomes = map(
+        operation, sources, model=model, host=host, seed=seed, settings=settings, reporter=reporter, **options
+    )
+    return next(outcomes).unwrap()
+
+
+def map(
+    operation: str | Operation,
+    sources: Iterable[Any],
+    *,
+    model: str | Path | ModelSpec | Model = "default",
+    host: Host | None = None,
+    seed: int = 0,
+    settings: Settings = Settings(),
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Iterator[Outcome]:
+    """One `Outcome` per source, in order, as they come; a bad picture is an outcome with an error.
+
+    An operation that sums up (classify with a truth table) adds an outcome without source at the end. Raises
+    what would stop every picture: UsageError, ModelError, DeviceError.
+    """
+    loaded = model if isinstance(model, Model) else None
+    spec = model if isinstance(model, ModelSpec) else ModelSpec(str(model)) if loaded is None else None
+    name = operation if isinstance(operation, str) else operation.name
+    job = Job(name, tuple(sources), spec, options, seed)
+    return execute(
+        job,
+        host or default_host(),
+        settings,
+        reporter or LogReporter(),
+        model=loaded,
+        operation=None if isinstance(operation, str) else operation,
+    )
+
+
+def execute(
+    job: Job,
+    host: Host,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    model: Model | None = None,
+    operation: Operation | None = None,
+) -> Iterator[Outcome]:
+    """Carry out a job, yielding outcomes as they come; writes nothing.
+
+    `model` and `operation` stand in for what the job names. Raises UsageError, ModelError and DeviceError, which
+    no picture could escape.
+    """
+    origin = "the calling program" if operation else _origin(host, job.operation)
+    operation = operation or host.operation(job.operation)
+    options = build_options(operation.options, job.options, Image.load)
+    network = _network(operation, job, host, model, reporter)
+    job = replace(job, options=complete(operation.options, job.options), model=job.model if network else None)
+    context = Context(host, settings, job.seed, reporter)
+
+    def outcome(source: Any, picture: Image | None, result: Result, sources: Sequence[Any]) -> Outcome:
+        told = manifest(replace(job, sources=tuple(sources)), settings, picture, network, origin)
+        return Outcome(source, result, manifest=told)
+
+    if operation.takes == "nothing":
+        if job.sources:
+            raise UsageError(f"{operation.name} takes no pictures, but {len(job.sources)} were given.")
+        yield outcome(None, None, operation.run(None, network, options, context), ())
+        return
+    if not job.sources:
+        raise UsageError(f"{operation.name} needs a {operation.takes.removesuffix('s')}; none was given.")
+    if operation.takes == "folder":
+        for source in job.sources:
+            yield outcome(source, None, operation.run(Path(source), network, options, context), [source])
+    elif operation.takes == "picture":
+        yield from _one_by_one(operation, job, network, options, context, outcome)
+    else:
+        yield from _in_a_stream(operation, job, network, options, context, outcome)
+
+
+def deliver(
+    job: Job,
+    host: Host,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    output: str | None = None,
+    force: bool = False,
+    skip_existing: bool = False,
+    recursive: bool = False,
+) -> Iterator[Outcome]:
+    """Carry out a job and write every result with its manifest.
+
+    Results go beside their sources, or to `output`, a file or a folder; with "-" nothing is written, the caller
+    has the pictures. A result that is data only is written where `output` is given. `skip_existing` leaves out
+    sources whose manifest is there already, `recursive` looks into the sub-folders of folders.
+    """
+    if host.operation(job.operation).takes != "folder":
+        job = replace(job, sources=tuple(expand(job.sources, recursive)))
+    if output == "-":
+        yield from execute(job, host, settings, reporter)
+        return
+    places = destinations(job.operation, job.sources, output) if job.sources else []
+    skipped = [skip_existing and read_manifest(place.manifest) is not None for place in places]
+    left = [
+        pair for pair, skip in zip(zip(job.sources, places, strict=True), skipped, strict=True) if not skip
+    ]
+    for source, skip in zip(job.sources, skipped, strict=True):
+        if skip:
+            yield Outcome(source, skipped=True)
+    if job.sources and not left:
+        return
+    for _, place in left:
+        place.refuse_strangers([place.suffix, ".npz"], force)
+    waiting = deque(place for _, place in left)
+    for outcome in execute(
+        replace(job, sources=tuple(source for source, _ in left)), host, settings, reporter
+    ):
+        place = waiting.popleft() if outcome.source is not None else _place_of_the_whole(job, outcome, output)
+        result = outcome.result
+        if result and (output is not None or result.pictures or result.arrays or result.files):
+            try:
+                outcome.save(place, force)
+            except OutputError as error:
+                outcome.error = error
+        yield outcome
+
+
+def rerun(
+    path: str | Path,
+    *,
+    host: Host | None = None,
+    settings: Settings = Settings(),
+    reporter: Reporter | None = None,
+    output: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Repeat the job of a manifest and write its outputs again, in the same place or to `output`.
+
+    Says where the picture or the network is no longer the one of the manifest. Raises UsageError for a file
+    that is no manifest and for a job whose sources came from standard input or from memory.
+    """
+    path, reporter = Path(path), reporter or LogReporter()
+    told = read_manifest(path)
+    if told is None:
+        raise UsageError(
+            f"{path} is no manifest of cnnkit (a run writes one beside its outputs, ending in .json)."
+        )
+    job = _repeatable(Job.from_json(told["job"]), told, path)
+    suffixes = [Path(name).suffix for name in told.get("outputs", {}) if not name.endswith(".npz")]
+    place = Destination(path.with_name(path.name.removesuffix(".json")), suffixes[0] if suffixes else ".png")
+    if output is not None:
+        place = destination(stem_of(job.sources[0]) if job.sources else job.operation, job.operation, output)
+    outcomes = list(execute(job, host or default_host(), settings, reporter))
+    outcome = outcomes[-1]
+    outcome.unwrap()
+    for what in ("picture", "model"):
+        before, now = told.get(what) or {}, outcome.manifest.get(what) or {}
+        if before.get("sha256") != now.get("sha256"):
+            reporter.say(f"the {what} is not the same file as in {path.name}: expect another result")
+    outcome.save(place, force)
+    return outcome
+
+
+Made = Callable[[Any, Image | None, Result, Sequence[Any]], Outcome]
+
+
+def _one_by_one(
+    operation: Operation, job: Job, model: Model | None, options: Any, context: Context, outcome: Made
+) -> Iterator[Outcome]:
+    many = len(job.sources) > 1
+    for source in context.progress(job.sources, label=operation.name) if many else job.sources:
+        fresh = Context(context.host, context.settings, context.seed, context.reporter)
+        try:
+            picture = _load(source, context)
+            yield outcome(source, picture, operation.run(picture, model, options, fresh), [source])
+        except CnnkitError as error:
+            if isinstance(error, UsageError | ModelError | DeviceError):
+                raise
+            yield Outcome(source, error=error)
+        except Exception as error:  # an operation may be anybody's code: the other pictures go on
+            yield Outcome(source, error=_crash(operation, source, error))
+
+
+def _in_a_stream(
+    operation: Operation, job: Job, model: Model | None, options: Any, context: Context, outcome: Made
+) -> Iterator[Outcome]:
+    """Results come back in the order of the pictures that could be loaded; the others take their places again."""
+    pending: deque[tuple[Any, Image | None, ImageError | None]] = deque()
+
+    def pictures() -> Iterator[Image]:
+        for source in job.sources:
+            try:
+                picture = _load(source, context)
+            except ImageError as error:
+                pending.append((source, None, error))
+            else:
+                pending.append((source, picture, None))
+                yield picture
+
+    def failures() -> Iterator[Outcome]:
+        while pending and pending[0][2] is not None:
+            source, _, error = pending.popleft()
+            yield Outcome(source, error=error)
+
+    for result in operation.run(pictures(), model, options, context):
+        yield from failures()
+        if pending:
+            source, picture, _ = pending.popleft()
+            yield outcome(source, picture, result, [source])
+        else:
+            yield outcome(None, None, result, job.sources)
+    yield from failures()
+
+
+def _load(source: Any, context: Context) -> Image:
+    picture = Image.load(source)
+    for note in picture.notes:
+        context.say(f"{picture.source or picture.name}: {note}")
+    return picture
+
+
+def _network(
+    operation: Operation, job: Job, host: Host, model: Model | None, reporter: Reporter
+) -> Model | None:
+    if operation.needs == "nothing":
+        return None
+    if model is None:
+        model = host.model(job.model or ModelSpec())
+        for assumption in model.assumptions:
+            reporter.say(f"{model.name}: {assumption}")
+    if operation.needs == "classifier":
+        _ = model.classes
+    return model
+
+
+def _origin(host: Host, name: str) -> str:
+    owners = [p for p in host.plugins if p.group == "cnnkit.operations" and p.name == name]
+    return next(
+        (f"{p.distribution} {p.version}" for p in owners if p.state in ("ready", "loaded")), "unknown"
+    )
+
+
+def _crash(operation: Operation, source: Any, error: Exception) -> CnnkitError:
+    crash = CnnkitError(
+        f"the operation {operation.name} failed on {source!s:.80}: {type(error).__name__}: {error}; "
+        "--debug shows where."
+    )
+    crash.__cause__ = error
+    return crash
+
+
+def _repeatable(job: Job, told: Mapping[str, Any], path: Path) -> Job:
+    for source in job.sources:
+        if source is None or source == "-":
+            origin = "standard input" if source == "-" else "memory"
+            raise UsageError(
+                f"{path} was made from a picture out of {origin}, which cannot be read again; "
+                f"run {job.operation} on a file instead."
+            )
+    if told.get("model") and job.model is None:
+        raise UsageError(
+            f"{path} was made with a network out of memory; run {job.operation} with an ONNX file."
+        )
+    return job
+
+
+def _place_of_the_whole(job: Job, outcome: Outcome, output: str | None) -> Destination:
+    """Where a result goes that is about all pictures together, or about the network alone."""
+    if not job.sources:
+        return destination((outcome.manifest["model"] or {}).get("name", "cnnkit"), job.operation, output)
+    place = destination("summary", job.operation, output)
+    one_file = output is not None and place.stem.name != f"summary.{job.operation}"
+    return replace(place, stem=place.path(".summary")) if one_file else place

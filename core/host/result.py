@@ -1,0 +1,77 @@
+"""What an operation returns."""
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.images.image import SUFFIXES, Image
+
+
+@dataclass
+class Result:
+    """Pictures, arrays, figures and files by name, and what a person reads of them.
+
+    The main picture has the name "" and is saved as `photo.occlusion.png`; a picture "grid" becomes
+    `photo.occlusion.grid.png`. All arrays go into one `photo.occlusion.npz`; `data` is JSON-able and goes into
+    the manifest `photo.occlusion.json`; a file "gradient.onnx" becomes `photo.occlusion.gradient.onnx`. `text`
+    is what the command line prints. Ask `save` (or `cnnkit.map`'s outcome) to write them.
+    """
+
+    pictures: dict[str, Image] = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    text: str = ""
+
+    @property
+    def picture(self) -> Image:
+        """The main picture. Raises KeyError when there is none."""
+        return self.pictures[""]
+
+    def contents(self, suffix: str, provenance: Mapping[str, Any]) -> dict[str, bytes]:
+        """The bytes of every output by the ending of its file's name, such as ".png" or ".grid.png"."""
+        outputs = {
+            _ending(part) + suffix: picture.encode(SUFFIXES[suffix], provenance)
+            for part, picture in self.pictures.items()
+        }
+        if self.arrays:
+            outputs[".npz"] = _npz(self.arrays)
+        return outputs | {f".{name}": content for name, content in self.files.items()}
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        bundle: dict[str, Any] = {"text/plain": self.text or repr(self.data)}
+        if self.pictures:
+            main = self.pictures.get("") or next(iter(self.pictures.values()))
+            bundle["image/png"] = main.encode("png")
+        return bundle
+
+
+def jsonable(value: Any) -> Any:
+    """The value with numpy's numbers and arrays made plain, and NaN and infinities made null."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json_line(value: Any) -> str:
+    return json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False)
+
+
+def _ending(part: str) -> str:
+    return f".{part}" if part else ""
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()

@@ -1,0 +1,104 @@
+"""For authors of plugins: a contract test for operations, and fixtures.
+
+pytest finds the fixtures `host` and `tiny_model` by itself once cnnkit is installed.
+"""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from cnnkit import Host, Image, Model, Operation
+
+
+@pytest.fixture
+def host() -> "Host":
+    """A host without any plugin; give it entries of your own for more."""
+    from cnnkit import Host
+
+    return Host(entries=[])
+
+
+@pytest.fixture
+def tiny_model() -> "Model":
+    """A classifier of three colours (red, green, blue) that any picture fits: conv, relu, pool, dense, softmax."""
+    return make_tiny_model()
+
+
+def make_tiny_model() -> "Model":
+    """The network of the fixture `tiny_model`: convolution (identity kernels), ReLU, pooling, dense, softmax."""
+    import numpy as np
+
+    from cnnkit import Builder, Model, Preprocessing
+
+    builder = Builder("tiny")
+    op = builder.op
+    identity = np.zeros((3, 3, 3, 3), np.float32)
+    identity[range(3), range(3), 1, 1] = 1
+    x = builder.input("input", ["N", 3, 16, 16])
+    x = op.Relu(op.Conv(x, identity, pads=[1, 1, 1, 1], name="conv"), name="relu")
+    x = op.Flatten(op.GlobalAveragePool(x, name="pool"), name="flatten")
+    x = op.Gemm(x, 4 * np.eye(3, dtype=np.float32), name="dense")
+    builder.output(op.Softmax(x, axis=1, name="probabilities"), ["N", 3])
+    preprocessing = Preprocessing.preset("tf", height=16, width=16)
+    return Model.of(builder.model(), preprocessing=preprocessing, labels=("red", "green", "blue"), name="tiny")
+
+
+def check_operation(operation: "Operation", **options: Any) -> None:
+    """Assert what every operation owes its users.
+
+    Its definition is complete; it accepts the kinds of pictures that people have (1×1, grey, transparent, 16-bit,
+    turned by EXIF, long and thin); the same seed gives the same result; its data is JSON; its options survive a
+    manifest; it leaves the picture and the working folder as they were. `options` are used in every run; the
+    network is `tiny_model`'s.
+    """
+    from cnnkit import run
+    from cnnkit.host.check import complaints_about
+    from cnnkit.host.operation import Job
+    from cnnkit.host.options import build_options, complete
+    from cnnkit.host.result import to_json_line
+    from cnnkit.images.image import Image
+
+    assert not complaints_about(operation), complaints_about(operation)
+    whole = complete(operation.options, options)
+    again = Job.from_json(Job(operation.name, options=whole).to_json()).options
+    first, second = (build_options(operation.options, values, Image.load) for values in (whole, again))
+    assert first == second, f"the options change on their way through a manifest: {first} became {second}"
+
+    before = set(Path().iterdir())
+    model = make_tiny_model()
+    for kind, picture in _pictures() if operation.takes.startswith("picture") else [("nothing", None)]:
+        pixels = picture.pixels.copy() if picture else None
+        results = [run(operation, picture, model=model, seed=1, **options) for _ in range(2)]
+        told = [to_json_line(result.data) for result in results]
+        assert told[0] == told[1], f"{kind}: two runs with the same seed differ"
+        for result, other in [results]:
+            assert result.contents(".png", {}).keys() == other.contents(".png", {}).keys(), kind
+            for name in result.arrays:
+                assert (result.arrays[name] == other.arrays[name]).all(), f"{kind}: array {name} differs"
+        if picture is not None:
+            assert (picture.pixels == pixels).all(), f"{kind}: the operation changed the picture it was given"
+    assert set(Path().iterdir()) == before, "the operation left files in the working folder"
+
+
+def _pictures() -> Iterator[tuple[str, "Image"]]:
+    import numpy as np
+    from PIL import Image as Pillow
+
+    from cnnkit import Image
+
+    random = np.random.default_rng(0)
+    photo = random.integers(0, 256, (24, 32, 3), np.uint8)
+    turned, exif = io.BytesIO(), Pillow.Exif()
+    exif[0x0112] = 6
+    Pillow.fromarray(photo).save(turned, "JPEG", exif=exif)
+    yield "a photograph", Image.load(photo)
+    yield "one pixel", Image.load(photo[:1, :1].copy())
+    yield "grey", Image.load(photo[..., 0].copy())
+    yield "transparent", Image.load(random.integers(0, 256, (24, 32, 4), np.uint8))
+    yield "16-bit", Image.load(Pillow.fromarray(photo[..., 0].astype(np.uint16) * 256))
+    yield "turned by EXIF", Image.load(turned.getvalue())
+    yield "long and thin", Image.load(photo[:2, :].repeat(3, axis=1))
