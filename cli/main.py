@@ -1,0 +1,83 @@
+"""The command line: which commands there are. Each imports what it needs when it is called."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cnnkit.cli.manners import well_mannered
+from cnnkit.cli.operations import OperationGroup
+
+app = typer.Typer(
+    name="cnnkit",
+    help="Image operations over any convolutional ONNX network.",
+    epilog="Environment: CNNKIT_HOME, CNNKIT_DISABLE, CNNKIT_STRICT. --debug anywhere shows tracebacks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(
+    typer.Typer(cls=OperationGroup, no_args_is_help=True, help="Run an operation over pictures."), name="run"
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import cnnkit
+
+        typer.echo(f"cnnkit {cnnkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def cnnkit(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@well_mannered
+def rerun(
+    manifest: Annotated[
+        str, typer.Argument(help="the .json that a run wrote beside its outputs", metavar="MANIFEST")
+    ],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="another file or folder/")] = None,
+    force: Annotated[bool, typer.Option("--force", help="overwrite files that cnnkit did not write")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda", envvar="CNNKIT_DEVICE")] = "auto",
+) -> None:
+    """Repeat the run that a manifest describes."""
+    from cnnkit.cli.terminal import Terminal, show
+    from cnnkit.host.context import Settings
+    from cnnkit.host.jobs import rerun
+
+    terminal = Terminal()
+    outcome = rerun(manifest, settings=Settings(device), reporter=terminal, output=output, force=force)
+    show(outcome, terminal)
+
+
+@app.command()
+@well_mannered
+def doctor(json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False) -> None:
+    """Examine this installation: versions, devices, plugins, folders, and what is wrong."""
+    from cnnkit.cli.terminal import show_diagnosis
+    from cnnkit.host.doctor import diagnose
+
+    show_diagnosis(diagnose(), json)
+
+
+def _add_groups() -> None:
+    from cnnkit.cli import models, plugins
+
+    app.add_typer(models.app, name="models")
+    app.add_typer(plugins.app, name="plugins")
+
+
+_add_groups()
+
+
+def main() -> None:
+    """The console script `cnnkit`."""
+    app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])

@@ -1,0 +1,114 @@
+"""The layers of a graph: its nodes that carry the picture on, with names, and ways to pick some of them."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import onnx
+
+from cnnkit.errors import UsageError, did_you_mean
+
+LAYERS_KEY = "cnnkit.layers"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node of the graph, and the tensor that it computes (its first output)."""
+
+    index: int
+    name: str
+    operator: str
+    tensor: str
+
+
+def layers_of(model: onnx.ModelProto, picture: str) -> tuple[Layer, ...]:
+    """Every node whose output depends on the values of the picture, in graph order.
+
+    A layer is called what the metadata say, else what its node is called, else what its tensor is called.
+    """
+    given = {tensor: name for name, tensor in _named(model)}
+    nodes = [node for node in picture_nodes(model.graph, picture) if node.output[0]]
+    counts = Counter(node.name for node in nodes)
+    layers: list[Layer] = []
+    taken = set(given.values())
+    for node in nodes:
+        tensor = node.output[0]
+        name = given.get(tensor) or (
+            node.name if node.name and counts[node.name] == 1 and node.name not in taken else tensor
+        )
+        layers.append(Layer(len(layers), name, node.op_type, tensor))
+    return tuple(layers)
+
+
+def find_layers(layers: Sequence[Layer], patterns: str | Sequence[str]) -> tuple[Layer, ...]:
+    """The layers that any of the patterns names, in graph order.
+
+    A pattern is a layer's name (or its tensor's); an index, from the end when negative; a range `3:9` of
+    indices without its end, as in Python; or names with `*`, `?` and `[...]`. Commas separate patterns in one
+    text.
+
+    Raises UsageError for a pattern that names nothing.
+    """
+    texts = patterns.split(",") if isinstance(patterns, str) else patterns
+    found = {layer.index for text in texts for layer in _matching(layers, text.strip())}
+    return tuple(layer for layer in layers if layer.index in found)
+
+
+def picture_nodes(graph: onnx.GraphProto, picture: str) -> Iterator[onnx.NodeProto]:
+    """The nodes between the picture and the outputs; not those that only compute shapes or constants."""
+    live = {picture}
+    for node in graph.node:
+        if node.op_type not in ("Shape", "Size") and live.intersection(read_by(node)):
+            live.update(node.output)
+            live.discard("")
+            yield node
+
+
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """The tensors that a node reads, also those that only its inner graphs (of If, Loop, Scan) mention."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+            inner = {name for child in graph.node for name in read_by(child)}
+            made = {name for child in graph.node for name in child.output}
+            made |= {value.name for value in [*graph.input, *graph.initializer]}
+            names |= (inner | {value.name for value in graph.output}) - made
+    return names
+
+
+def _named(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    for entry in model.metadata_props:
+        if entry.key == LAYERS_KEY:
+            yield from json.loads(entry.value)
+
+
+def _matching(layers: Sequence[Layer], text: str) -> Iterable[Layer]:
+    exact = [layer for layer in layers if layer.name == text] or [
+        layer for layer in layers if layer.tensor == text
+    ]
+    if exact:
+        return exact
+    if re.fullmatch(r"[+-]?\d+", text):
+        if not -len(layers) <= int(text) < len(layers):
+            raise UsageError(
+                f"there is no layer {text}: the network has {len(layers)}, from 0 to {len(layers) - 1}"
+            )
+        return [layers[int(text)]]
+    if span := re.fullmatch(r"([+-]?\d*):([+-]?\d*)", text):
+        start, stop = (int(end) if end else None for end in span.groups())
+        found = list(layers[start:stop])
+        if not found:
+            raise UsageError(
+                f"no layer lies in {text}: the network has {len(layers)}, from 0 to {len(layers) - 1}"
+            )
+        return found
+    found = [layer for layer in layers if fnmatchcase(layer.name, text)]
+    if not found:
+        hint = did_you_mean(text, (layer.name for layer in layers))
+        raise UsageError(
+            f"no layer is called '{text}'.{hint} `cnnkit models layers` lists all {len(layers)}."
+        )
+    return found

@@ -1,0 +1,69 @@
+"""The default network: ten 3x3 convolutions in five blocks, and one dense layer.
+
+`python -m cnnkit.models.small_vgg WEIGHTS.npz default.onnx` writes the file that cnnkit ships.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit.graphs.builder import Builder
+from cnnkit.graphs.model import Model
+from cnnkit.images.preprocessing import Preprocessing
+
+LICENCE = "CC BY 4.0; trained on Caltech-101 (Li, Andreeto, Ranzato, Perona 2022, CC BY 4.0)"
+
+
+def small_vgg(weights: Mapping[str, NDArray[Any]], labels: Sequence[str], name: str = "default") -> Model:
+    """The network after Simonyan and Zisserman 2014, of the widths that the weights have.
+
+    `weights` hold `block{b}_conv{c}.kernel` (outputs, inputs, 3, 3) and `.bias`, b from 1 up and c in 1, 2,
+    and `predictions.kernel` (features, classes) and `.bias`. A layer has the name and the value that Keras
+    gives it: a convolution's is that after its ReLU.
+    """
+    graph = Builder(name)
+
+    def parameters(layer: str) -> list[str]:
+        return [
+            graph.constant(np.asarray(weights[f"{layer}.{part}"], np.float32), f"{layer}.{part}")
+            for part in ("kernel", "bias")
+        ]
+
+    features = graph.input("input", ("batch", 3, "height", "width"))
+    for block in count(1):
+        if f"block{block}_conv1.kernel" not in weights:
+            break
+        if block > 1:
+            features = graph.op.MaxPool(
+                features, kernel_shape=[2, 2], strides=[2, 2], name=f"block{block - 1}_pool"
+            )
+        for layer in (f"block{block}_conv1", f"block{block}_conv2"):
+            features = graph.op.Conv(features, *parameters(layer), pads=[1, 1, 1, 1], name=f"{layer}/conv")
+            features = graph.op.Relu(features, name=layer)
+    features = graph.op.GlobalAveragePool(features, name="global_average_pooling")
+    features = graph.op.Flatten(features, name="flatten")
+    scores = graph.op.Gemm(features, *parameters("predictions"), name="predictions")
+    graph.output(graph.op.Softmax(scores, axis=1, name="probabilities"), ("batch", len(labels)))
+    return Model.of(
+        graph.model(),
+        preprocessing=Preprocessing.preset("tf", height=128, width=128),
+        labels=labels,
+        name=name,
+        licence=LICENCE,
+    )
+
+
+def main(weights: str, output: str) -> None:
+    """Build the network from the weights of the training recipe and write it."""
+    with np.load(weights) as arrays:
+        model = small_vgg(arrays, [str(label) for label in arrays["labels"]])
+    model.save(Path(output))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
