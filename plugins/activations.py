@@ -26,6 +26,7 @@ from cnnkit.plugins.tiles import (
     even_pick,
     file_safe,
     parse_colourmap,
+    readable,
 )
 
 ACTIVATIONS = RECTIFIERS | {"Clip", "Tanh", "Softplus", "Softsign"}
@@ -35,7 +36,7 @@ CHANNELS_SECOND = frozenset(
 LARGEST_OVERLAY = 1024
 """Longer side of the picture under a reduced map, in pixels."""
 FETCHED_AT_ONCE = 512 * 2**20
-"""Bytes of activations that one run may bring; more layers take several runs."""
+"""Bytes of activations that one run brings where nothing else is asked; more layers take several runs."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,13 @@ def choose(
     return layers, f"showing {len(layers)} of {len(model.layers)} layers{picked}"
 
 
-def in_runs(layers: Sequence[Layer], shapes: dict[str, Any]) -> Iterator[list[Layer]]:
-    """The layers in groups whose outputs may be in memory together."""
+def in_runs(layers: Sequence[Layer], shapes: dict[str, Any], most: int) -> Iterator[list[Layer]]:
+    """The layers in groups whose outputs take at most `most` bytes together, where their shapes are known."""
     group: list[Layer] = []
     held = 0
     for layer in layers:
         size = 4 * int(np.prod([length or 1 for length in shapes.get(layer.tensor) or ()]))
-        if group and held + size > FETCHED_AT_ONCE:
+        if group and held + size > most:
             yield group
             group, held = [], 0
         group.append(layer)
@@ -149,7 +150,7 @@ def run_layers(
 ) -> Iterator[Activation]:
     """What the layers make of the network's input, in order; as many at once as may be in memory together."""
     session = context.session(model)
-    for group in in_runs(layers, shapes):
+    for group in in_runs(layers, shapes, context.settings.max_memory or FETCHED_AT_ONCE):
         outputs = session.run(tensor, [layer.tensor for layer in group])
         for layer in group:
             values = outputs[layer.tensor]
@@ -165,11 +166,15 @@ def run_layers(
 
 
 class Drawn(NamedTuple):
-    """A layer's own picture, its cell on the sheet of all layers, and the indices of the channels shown."""
+    """A layer's own picture, its cell on the sheet of all layers, and the indices of the channels shown.
+
+    `cut` says that the cell shows only the first of them.
+    """
 
     sheet: Pixels
     cell: Pixels
     shown: list[int]
+    cut: bool = False
 
 
 def artist(
@@ -179,7 +184,7 @@ def artist(
     over_all = Look(options.colourmap, ground=Ground.of(picture, model.preprocessing, LARGEST_OVERLAY))
     ground = Ground.of(picture, model.preprocessing, TILE) if options.overlay else None
     by_channel = Look(options.colourmap, options.scale == "common", ground)
-    across = LARGEST_SHEET * 4 // 5 // columns_for(layers + 1, 1.0)
+    across = cell_width(layers)
 
     def draw(activation: Activation) -> Drawn:
         everything = list(range(activation.channels))
@@ -188,9 +193,15 @@ def artist(
         if options.reduce:
             return Drawn(*over_all.reduced(activation, options.reduce), everything)
         shown = activation.order(options.order == "strongest")[: options.channels or None].tolist()
-        return Drawn(by_channel.sheet(activation, shown), by_channel.cell(activation, shown, across), shown)
+        sheet, cell = by_channel.sheet(activation, shown), by_channel.cell(activation, shown, across)
+        return Drawn(sheet, cell, shown, len(shown) > readable(across))
 
     return draw
+
+
+def cell_width(layers: int) -> int:
+    """About the width in pixels of a cell on the sheet of so many layers and the picture."""
+    return LARGEST_SHEET * 4 // 5 // columns_for(layers + 1, 1.0)
 
 
 # The operation
@@ -214,10 +225,12 @@ def activations(picture: Image, model: Model, options: ActivationsOptions, conte
     parts = names_of_parts(layers)
     cells = [("what the network sees", prepared.picture)]
     told: list[dict[str, Any]] = []
+    cut = False
     found = run_layers(model, prepared.tensor, layers, shapes, last, context)
     for activation in context.progress(found, len(layers), f"{picture.name}: layers"):
         layer = activation.layer
         drawn = drawing_of(activation)
+        cut |= drawn.cut
         result.pictures[parts[layer]] = Image(drawn.sheet, name=picture.name)
         cells.append((f"{layer.name}, {described(activation)}", Image(drawn.cell)))
         told.append(activation.statistics() | {"shown": drawn.shown, "picture": parts[layer]})
@@ -233,6 +246,8 @@ def activations(picture: Image, model: Model, options: ActivationsOptions, conte
         "of_channels": sum(row["channels"] for row in told),
     }
     title = f"{picture.name} in {model.name}: {shown['layers']} of {shown['of_layers']} layers"
+    if cut:
+        title += f", at most {readable(cell_width(len(layers)))} channels of each on this sheet"
     result.pictures = {"": contact_sheet(cells, title)} | result.pictures
     result.data = {"shown": shown, "layers": told}
     result.text = table(picture, told)
@@ -244,10 +259,8 @@ def activations(picture: Image, model: Model, options: ActivationsOptions, conte
             "layers; --channels 0 shows all"
         )
     if options.raw:
-        size = sum(result.arrays[row["name"]].nbytes for row in told)
-        context.say(
-            f"{picture.name}: the outputs of {len(told)} layers are {size / 1e6:.1f} MB before compression"
-        )
+        size = sum(result.arrays[row["name"]].nbytes for row in told) / 1e6
+        context.say(f"{picture.name}: the outputs of {len(told)} layers are {size:.1f} MB before compression")
         result.arrays["cnnkit"] = np.array(json.dumps(description(picture, model, told, result.arrays)))
     return result
 

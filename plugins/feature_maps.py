@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from cnnkit import Geometry, Image, Layer, Preprocessing, drawing
 from cnnkit.plugins.tiles import (
     LARGEST_SHEET,
-    SMALLEST_TILE,
     Pixels,
     columns_for,
     fitted,
     flat,
+    readable,
     some_of,
     tile_size,
     titled,
@@ -154,9 +154,9 @@ class Look:
 
     def cell(self, activation: Activation, channels: Sequence[int], across: int) -> Pixels:
         """The first of `channels`, as many as can be read in about `across` pixels, drawn twice as large."""
-        readable = max(1, across // SMALLEST_TILE) ** 2
-        columns = columns_for(min(len(channels), readable), self._ratio(activation))
-        return drawing.grid(self._tiles(activation, channels[:readable], columns, 2 * across), columns, 6)
+        channels = channels[: readable(across)]
+        columns = columns_for(len(channels), self._ratio(activation))
+        return drawing.grid(self._tiles(activation, channels, columns, 2 * across), columns, 6)
 
     def reduced(self, activation: Activation, reduction: Reduction) -> tuple[Pixels, Pixels]:
         """One map over all channels: with caption and legend, and by itself."""

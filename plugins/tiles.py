@@ -42,6 +42,11 @@ def tile_size(ratio: float, columns: int, sheet: int = LARGEST_SHEET) -> tuple[i
     return round(longest * min(1.0, max(ratio, 1 / 8))), round(longest * min(1.0, max(1 / ratio, 1 / 8)))
 
 
+def readable(across: int) -> int:
+    """How many tiles can be read in a square of so many pixels."""
+    return max(1, across // SMALLEST_TILE) ** 2
+
+
 def fitted(pixels: Pixels, height: int, width: int) -> Pixels:
     """A tile at another size: its own pixels seen when enlarged, averaged when reduced."""
     smaller = height < pixels.shape[0] or width < pixels.shape[1]

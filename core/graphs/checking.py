@@ -65,9 +65,11 @@ def _check_operators(model: onnx.ModelProto, what: str) -> None:
         if domain == _RUNTIME_DOMAIN or (node.domain, node.op_type) in own:
             continue
         if not defs.has(node.op_type, versions.get(domain, 1), domain):
-            place = f" of the domain '{domain}'" if domain else f", or not in opset {version}"
+            reason = (
+                f"is no standard ONNX (domain '{domain}')" if domain else f"opset {version} does not have"
+            )
             raise ModelError(
-                f"{what} uses the operator '{node.op_type}'{place}, which is not known; "
+                f"{what} uses the operator '{node.op_type}', which {reason}; "
                 "export the network with standard ONNX operators"
             )
         if any(is_elsewhere(attribute.t) for attribute in node.attribute):

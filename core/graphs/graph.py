@@ -16,7 +16,7 @@ from cnnkit.errors import ModelError
 from cnnkit.graphs.checking import check_model
 from cnnkit.graphs.layers import Layer as Layer
 from cnnkit.graphs.layers import find_layers, layers_of, read_by
-from cnnkit.graphs.loading import Files, is_elsewhere, read_skeleton
+from cnnkit.graphs.loading import Files, array_of, is_elsewhere, read_skeleton
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,7 @@ class Graph:
     def constant(self, name: str) -> NDArray[Any] | None:
         """The value, not writable, of a weight or of a Constant node's output; None for any other tensor."""
         if tensor := self._initializers.get(name):
-            if self.files and is_elsewhere(tensor):
-                return self.files.array(tensor)
-            return numpy_helper.to_array(tensor)
+            return array_of(tensor, self.files)
         node = self.producers.get(name)
         if node is None or node.op_type != "Constant":
             return None

@@ -34,16 +34,12 @@ def check_plugins(name: str, host: Host | None = None) -> list[Report]:
 
 def complaints_about(operation: Operation) -> list[str]:
     """What is wrong with an operation's definition, a sentence each."""
-    from cnnkit.host.jobs import RESERVED
-
     wrong = []
     if not operation.summary:
         wrong.append(f"{operation.options.__name__} has no docstring; it is the operation's help text")
     if not getattr(operation.options, "__dataclass_params__").frozen:
         wrong.append(f"{operation.options.__name__} is not frozen; say @dataclass(frozen=True)")
     for field in fields_of(operation.options):
-        if field.name in RESERVED:
-            wrong.append(f"the option '{field.name}' has a name that cnnkit.run needs for itself")
         if not field.option.help:
             wrong.append(f"the option '{field.name}' has no help: Annotated[..., Option(\"…\")]")
     return wrong

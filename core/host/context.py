@@ -67,11 +67,14 @@ class Context:
     the job's seed for each picture, so a picture's result does not depend on its neighbours.
     """
 
-    def __init__(self, host: "Host", settings: Settings, seed: int, reporter: Reporter) -> None:
+    def __init__(
+        self, host: "Host", settings: Settings, seed: int, reporter: Reporter, model: "Model | None" = None
+    ) -> None:
         self.host = host
         self.settings = settings
         self.seed = seed
         self.reporter = reporter
+        self.model = model
         self.random = np.random.default_rng(seed)
 
     def session(self, model: "Model") -> "Session":
@@ -87,9 +90,9 @@ class Context:
         self.reporter.say(text)
 
     def run(self, operation: str, source: Any, model: "Model | None" = None, **options: Any) -> "Result":
-        """Another operation on the same host, settings and seed."""
+        """Another operation on the same host, settings and seed, and on the same network if no other is given."""
         from cnnkit.host.jobs import Job, execute
 
         job = Job(operation, (source,), None, options, self.seed)
-        outcomes = execute(job, self.host, self.settings, self.reporter, model=model)
+        outcomes = execute(job, self.host, self.settings, self.reporter, model=model or self.model)
         return next(iter(outcomes)).unwrap()

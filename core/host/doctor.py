@@ -88,4 +88,4 @@ def _first_run(complaints: list[str]) -> str:
         complaints.append(f"the default network does not run: {error}")
         return "fails"
     best = result.data["classes"][0]
-    return f"sees '{best['label']}' in sample:portrait ({best['probability']:.2f})"
+    return f"sees '{best['label']}' in sample:portrait ({best['score']:.2f})"

@@ -112,7 +112,7 @@ def map(
         job,
         host or default_host(),
         settings,
-        reporter or LogReporter(),
+        reporter if reporter is not None else LogReporter(),
         model=loaded,
         operation=None if isinstance(operation, str) else operation,
     )
@@ -181,22 +181,18 @@ def deliver(
     if output == "-":
         yield from execute(job, host, settings, reporter)
         return
-    places = destinations(job.operation, job.sources, output) if job.sources else []
-    skipped = [skip_existing and read_manifest(place.manifest) is not None for place in places]
-    left = [
-        pair for pair, skip in zip(zip(job.sources, places, strict=True), skipped, strict=True) if not skip
-    ]
-    for source, skip in zip(job.sources, skipped, strict=True):
-        if skip:
+    left: list[tuple[Any, Destination]] = []
+    for source, place in zip(job.sources, destinations(job.operation, job.sources, output), strict=True):
+        if skip_existing and read_manifest(place.manifest):
             yield Outcome(source, skipped=True)
+        else:
+            place.refuse_strangers([place.suffix, ".npz"], force)
+            left.append((source, place))
     if job.sources and not left:
         return
-    for _, place in left:
-        place.refuse_strangers([place.suffix, ".npz"], force)
     waiting = deque(place for _, place in left)
-    for outcome in execute(
-        replace(job, sources=tuple(source for source, _ in left)), host, settings, reporter
-    ):
+    job = replace(job, sources=tuple(source for source, _ in left))
+    for outcome in execute(job, host, settings, reporter):
         place = waiting.popleft() if outcome.source is not None else _place_of_the_whole(job, outcome, output)
         result = outcome.result
         if result and (output is not None or result.pictures or result.arrays or result.files):
@@ -221,7 +217,7 @@ def rerun(
     Says where the picture or the network is no longer the one of the manifest. Raises UsageError for a file
     that is no manifest and for a job whose sources came from standard input or from memory.
     """
-    path, reporter = Path(path), reporter or LogReporter()
+    path, reporter = Path(path), LogReporter() if reporter is None else reporter
     told = read_manifest(path)
     if told is None:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 import platform
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ def provenance(whole: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python, of the runtime and of the libraries whose numbers matter."""
     from cnnkit.runtime.device import onnxruntime

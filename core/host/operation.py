@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cnnkit.errors import UsageError
 
@@ -34,6 +34,11 @@ class Operation:
     takes: Takes = "picture"
     needs: Needs = "network"
 
+    def __post_init__(self) -> None:
+        for value, words in ((self.takes, get_args(Takes)), (self.needs, get_args(Needs))):
+            if value not in words:
+                raise ValueError(f"the operation {self.name} says '{value}', which is none of {', '.join(words)}")
+
     @property
     def summary(self) -> str:
         """The first paragraph of the options' docstring, on one line."""
@@ -55,6 +60,14 @@ class ModelSpec:
     filter: str | None = None
     labels: str | None = None
     size: tuple[int, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict; paths are made absolute."""
+        path = Path(self.name)
+        is_path = path.suffix == ".onnx" or len(path.parts) > 1
+        name = str(path.absolute()) if is_path else self.name
+        labels = str(Path(self.labels).absolute()) if self.labels else None
+        return {**asdict(self), "name": name, "labels": labels}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ModelSpec":
@@ -90,7 +103,7 @@ class Job:
         return {
             "operation": self.operation,
             "sources": [portable(source) for source in self.sources],
-            "model": asdict(self.model) if self.model else None,
+            "model": self.model.to_json() if self.model else None,
             "options": {name: portable_option(value) for name, value in self.options.items()},
             "seed": self.seed,
         }
@@ -105,6 +118,10 @@ class Job:
             values["options"],
             values["seed"],
         )
+
+
+MEMORY = "memory:"
+"""Stands in a manifest for an option's picture that came from no file."""
 
 
 def portable(source: Any) -> str | None:

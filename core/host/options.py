@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cnnkit.errors import UsageError, did_you_mean
+from cnnkit.host.operation import MEMORY, portable
+
+RESERVED = frozenset(
+    "source sources operation model host seed settings reporter preprocess fit filter labels input_size output "
+    "force skip_existing json quiet recursive device threads max_memory batch help debug".split()
+)
+"""Words of `cnnkit.run` and of every `cnnkit run ...`, which no operation's option may take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +66,14 @@ class Field:
             items = value if isinstance(value, list | tuple) else [value]
             return tuple(self._one(item, picture) for item in items)
         return self._one(value, picture)
+
+    def portable(self, value: Any) -> Any:
+        """The value as a manifest holds it: paths absolute, whatever folder it is read in."""
+        if value is None or not (self.is_picture or self.kind is Path and self.option.parse is None):
+            return value
+        if isinstance(value, list | tuple):
+            return [portable(item) or MEMORY for item in value]
+        return portable(value) or MEMORY
 
     def _one(self, value: Any, picture: Callable[[Any], Any]) -> Any:
         if self.option.parse is not None:
@@ -133,11 +148,13 @@ def build_options(options: type, values: Mapping[str, Any], picture: Callable[[A
 
 
 def complete(options: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of every field by name: what is given as it was given, else the default."""
-    return {field.name: values.get(field.name, field.default) for field in fields_of(options)}
+    """The values of every field by name, as a manifest holds them: what is given, else the default."""
+    return {field.name: field.portable(values.get(field.name, field.default)) for field in fields_of(options)}
 
 
 def _field(field: "dataclasses.Field[Any]", hint: Any) -> Field:
+    if field.name in RESERVED:
+        raise TypeError(f"option '{field.name}' has a name that every run has for itself")
     option = Option("")
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
@@ -155,7 +172,8 @@ def _field(field: "dataclasses.Field[Any]", hint: Any) -> Field:
     choices: tuple[str, ...] = ()
     if get_origin(hint) is Literal:
         choices, hint = get_args(hint), str
-    if option.parse is None and not (hint in (int, float, str, bool, Path) or hint.__name__ == "Image"):
+    usable = hint in (int, float, str, bool, Path) or getattr(hint, "__name__", "") == "Image"
+    if option.parse is None and not (usable and all(isinstance(choice, str) for choice in choices)):
         raise TypeError(f"option '{field.name}' has type {hint}; give its Option a parse function")
     return Field(field.name, hint, default, option, many, optional, choices)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.errors import OutputError, UsageError
+from cnnkit.host.operation import Job
 from cnnkit.images.files import write_atomically
 from cnnkit.images.image import SUFFIXES
 
@@ -36,7 +37,7 @@ class Destination:
     def refuse_strangers(self, endings: Iterable[str], force: bool) -> None:
         """Raise OutputError where a file is in the way that cnnkit did not write, or that was changed since."""
         manifest = read_manifest(self.manifest)
-        for ending in [".json", *endings]:
+        for ending in endings:
             path = self.path(ending)
             if force or not path.exists():
                 continue
@@ -49,7 +50,8 @@ class Destination:
 
     def write(self, contents: dict[str, bytes], manifest: dict[str, Any], force: bool) -> list[Path]:
         """Write every output and then the manifest, each atomically; returns their paths."""
-        self.refuse_strangers(contents, force)
+        self.refuse_strangers([".json", *contents], force)
+        _make_folder(self.stem.parent)
         outputs = {self.path(ending): content for ending, content in contents.items()}
         for path, content in outputs.items():
             write_atomically(path, content)
@@ -63,15 +65,17 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest at `path`, or None when there is no file, or one that is no manifest of cnnkit."""
     try:
         manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        Job.from_json(manifest["job"])
+        return manifest if "cnnkit" in manifest and isinstance(manifest["outputs"], dict) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return manifest if isinstance(manifest, dict) and "cnnkit" in manifest and "job" in manifest else None
 
 
 def expand(sources: Iterable[Any], recursive: bool = False) -> list[Any]:
     """The sources with each folder replaced by the pictures in it, sorted by name.
 
-    A folder without pictures stays, and fails like any other source that is no picture.
+    What cnnkit wrote itself, by the manifests in the folder, does not count. A folder without pictures stays,
+    and fails like any other source that is no picture.
     """
     found: list[Any] = []
     for source in sources:
@@ -80,7 +84,10 @@ def expand(sources: Iterable[Any], recursive: bool = False) -> list[Any]:
             found.append(source)
             continue
         files = sorted(folder.rglob("*") if recursive else folder.iterdir())
-        pictures = [str(file) for file in files if file.suffix.lower() in FOLDER_SUFFIXES and file.is_file()]
+        manifests = {file: read_manifest(file) for file in files if file.suffix == ".json"}
+        ours = {file.with_name(name) for file, told in manifests.items() if told for name in told["outputs"]}
+        candidates = [file for file in files if file.suffix.lower() in FOLDER_SUFFIXES and file not in ours]
+        pictures = [str(file) for file in candidates if file.is_file()]
         found += pictures or [source]
     return found
 
@@ -139,6 +146,13 @@ def _folder_of(source: Any) -> Path:
     if not isinstance(source, str | Path) or source == "-" or str(source).startswith("sample:"):
         return Path()
     return Path(source).parent
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {folder} cannot be made: {error.strerror}.") from None
 
 
 def _is_folder(output: str) -> bool:

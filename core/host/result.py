@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,12 @@ def _ending(part: str) -> str:
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """As `np.savez_compressed`, which cannot take every name that a layer may have, and without the time of day."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    with ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            entry = ZipInfo(f"{name}.npy")
+            entry.compress_type = ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
     return buffer.getvalue()

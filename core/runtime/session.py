@@ -161,8 +161,8 @@ class _Part:
         needed = len(batch) * self.bytes_per_item(batch.shape[1:])
         if needed > (free := available_memory()):
             raise ModelError(
-                f"'{self._model.name}' needs {needed >> 20} MiB for the activations of {len(batch)} picture(s) of "
-                f"shape {batch.shape[1:]}; {free >> 20} MiB are free: take smaller pictures"
+                f"'{self._model.name}' needs {needed >> 20} MiB for activations of {len(batch)} picture(s), "
+                f"each {batch.shape[1:]}; {free >> 20} MiB are free: take smaller pictures"
             )
         feed = batch.astype(self._input.dtype, copy=False)
         if self._input.dtype == np.uint8:

@@ -151,7 +151,10 @@ def test_layers_that_do_not_fit_into_memory_together_come_in_several_runs(
     whole = run(known, layers=["*"], raw=True)
     monkeypatch.setattr(plugin, "FETCHED_AT_ONCE", 3 * 6 * 8 * 4)
     shapes = {"conv_out": (1, 3, 6, 8), "relu_out": (1, 3, 6, 8), "mean_out": (1, 3, 1, 1)}
-    groups = [[layer.name for layer in group] for group in plugin.in_runs(known.layers, shapes)]
+    groups = [
+        [layer.name for layer in group]
+        for group in plugin.in_runs(known.layers, shapes, plugin.FETCHED_AT_ONCE)
+    ]
     assert groups == [["conv"], ["relu"], ["mean", "flat", "dense"]]
     parted = run(known, layers=["*"], raw=True)
     assert parted.data == whole.data
@@ -361,6 +364,23 @@ def test_dense_layers_are_bars_with_the_names_of_the_classes(
     assert named == [None, None, known.labels, known.labels]
     assert result.pictures["dense"].size == (480, 800)
     assert [row["shown"] for row in result.data["layers"]] == [[0, 1, 2], [0, 1, 2, 3]]
+
+
+def test_the_sheet_of_all_layers_says_that_it_shows_fewer_channels(
+    known: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+    sheet = drawing.contact_sheet
+    monkeypatch.setattr(drawing, "contact_sheet", lambda *args: (titles.append(args[3]), sheet(*args))[1])
+    run(known, Image(PICTURE, name="noise"), layers=["conv", "dense"])
+    monkeypatch.setattr(plugin, "cell_width", lambda layers: 50)
+    run(known, Image(PICTURE, name="noise"), layers=["conv", "dense"])
+    run(known, Image(PICTURE, name="noise"), layers=["dense"])
+    assert titles == [
+        "noise in known: 2 of 5 layers",
+        "noise in known: 2 of 5 layers, at most 1 channels of each on this sheet",
+        "noise in known: 1 of 5 layers",
+    ]
 
 
 def test_names_become_parts_of_file_names_that_differ() -> None:

@@ -1,4 +1,4 @@
-"""A model knows how it is fed and what its classes are; files say it, or arguments, or it is assumed and said."""
+"""How a model is fed and what its classes are: the file says it, or an argument, or it is assumed."""
 
 import json
 from collections.abc import Callable

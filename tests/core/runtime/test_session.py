@@ -159,7 +159,7 @@ def test_what_does_not_fit_the_memory_is_not_tried() -> None:
         )
     )
     b.output(b.op.Flatten(x, name="scores"), ("N", 2))
-    with pytest.raises(ModelError, match=r"needs \d+ MiB for the activations of 1 picture"):
+    with pytest.raises(ModelError, match=r"needs \d+ MiB for activations of 1 picture"):
         session(b.model()).run(pictures(1, 3, 8, 8))
 
 
