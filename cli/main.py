@@ -46,7 +46,9 @@ def rerun(
     ],
     output: Annotated[str | None, typer.Option("--output", "-o", help="another file or folder/")] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite files that cnnkit did not write")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda", envvar="CNNKIT_DEVICE")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda, in place of the manifest's", envvar="CNNKIT_DEVICE")
+    ] = None,
 ) -> None:
     """Repeat the run that a manifest describes."""
     from cnnkit.cli.terminal import Terminal, show
@@ -54,7 +56,8 @@ def rerun(
     from cnnkit.host.jobs import rerun
 
     terminal = Terminal()
-    outcome = rerun(manifest, settings=Settings(device), reporter=terminal, output=output, force=force)
+    settings = Settings(device) if device else None
+    outcome = rerun(manifest, settings=settings, reporter=terminal, output=output, force=force)
     show(outcome, terminal)
 
 
@@ -80,4 +83,4 @@ _add_groups()
 
 def main() -> None:
     """The console script `cnnkit`."""
-    app(args=[argument for argument in sys.argv[1:] if argument != "--debug"])
+    app(args=[argument for argument in sys.argv[1:] if argument != "--debug"], prog_name="cnnkit")

@@ -5,6 +5,7 @@ its command is called, completed, or asked for its own help.
 """
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,11 +27,13 @@ TAKES = {
 class OperationGroup(TyperGroup):
     """The operations by name, each imported only when it is meant."""
 
+    @well_mannered
     def list_commands(self, ctx: Any) -> list[str]:
         from cnnkit.host.host import default_host
 
         return default_host().names("cnnkit.operations")
 
+    @well_mannered
     def get_command(self, ctx: Any, name: str) -> Any:
         """A stand-in that is enough for lists of commands."""
         from cnnkit.host.host import default_host
@@ -44,19 +47,27 @@ class OperationGroup(TyperGroup):
         return TyperCommand(name, help=origin)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        return args[0], real_command(args[0]), args[1:]
+        if not ctx.resilient_parsing:
+            return args[0], well_mannered(real_command)(args[0]), args[1:]
+        from cnnkit.errors import CnnkitError
+
+        try:  # a shell that completes wants no errors
+            return args[0], real_command(args[0]), args[1:]
+        except CnnkitError:
+            return None, None, args
 
 
-@well_mannered
 def real_command(name: str) -> Any:
     """The command of an operation, whose plugin is imported now."""
     from cnnkit.host.host import default_host
 
     operation = default_host().operation(name)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(
-        name, help=operation.options.__doc__, context_settings={"help_option_names": ["-h", "--help"]}
-    )(_function(operation))
+    paragraphs = inspect.cleandoc(operation.options.__doc__ or "").split("\n\n")
+    summary = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    app.command(name, help=summary, context_settings={"help_option_names": ["-h", "--help"]})(
+        _function(operation)
+    )
     return typer.main.get_command(app)
 
 
@@ -80,7 +91,7 @@ def _function(operation: "Operation") -> Any:
         _SHARED[operation.needs == "nothing"]
     )
     if operation.takes != "nothing":
-        sources = typer.Argument(help=TAKES[operation.takes], metavar="SOURCE…", show_default=False)
+        sources = typer.Argument(help=TAKES[operation.takes], metavar="SOURCE", show_default=False)
         parameters.insert(0, _keyword("sources", Annotated[list[str], sources]))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
@@ -89,38 +100,42 @@ def _function(operation: "Operation") -> Any:
 def _parameter(operation: "Operation", field: "Field") -> inspect.Parameter:
     import dataclasses
 
-    required = field.default is dataclasses.MISSING
-    shown: Any = _shown(field.default) if not required and field.default not in (None, ()) else False
-    text = field.option.help + (" [required]" if required else "")
+    remarks = [field.bounds] if field.bounds else []
+    if field.default is dataclasses.MISSING:
+        remarks.append("required")
+    elif field.default is not None and field.default is not False and field.default != ():
+        remarks.append(f"default: {_shown(field.default)}")
+    text = field.option.help + (f" ({'; '.join(remarks)})" if remarks else "")
     flag = f"{field.flag}/--no-{field.flag[2:]}" if field.kind is bool else field.flag
-    completion = {"autocompletion": _COMPLETIONS[field.option.completes]} if field.option.completes else {}
+    completion = _COMPLETIONS[field.option.completes] if field.option.completes else _words(field.choices)
     option = typer.Option(
         flag,
         help=text,
-        min=field.option.min,
-        max=field.option.max,
         metavar=field.option.metavar or _metavar(field),
-        show_default=shown,
+        autocompletion=completion,
+        show_default=False,
         envvar=f"CNNKIT_{operation.name}_{field.name}".upper().replace("-", "_"),
         show_envvar=False,
-        **completion,
     )
-    kind: Any = field.kind if field.kind in (int, float, bool) and field.option.parse is None else str
-    if field.choices:
-        from typing import Literal
-
-        kind = Literal[field.choices]  # type: ignore[valid-type]
+    kind: Any = bool if field.kind is bool else str  # the rest is checked by the operation's own options
     return _keyword(field.name, Annotated[list[kind] if field.many else kind | None, option], None)
 
 
 def _metavar(field: "Field") -> str | None:
-    if field.choices or field.option.parse is None and field.kind in (int, float, bool):
-        return None
-    return "PICTURE" if field.is_picture else "PATH" if field.kind.__name__ == "Path" else "TEXT"
+    if field.choices:
+        return "|".join(field.choices)
+    if field.is_picture:
+        return "PICTURE"
+    nouns = {int: "INTEGER", float: "NUMBER", bool: None, Path: "PATH"}
+    return nouns.get(field.kind, "TEXT") if field.option.parse is None else "TEXT"
+
+
+def _words(words: tuple[str, ...]) -> Any:
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 def _shown(default: Any) -> str:
-    return "x".join(str(item) for item in default) if isinstance(default, tuple) else str(default)
+    return ",".join(str(item) for item in default) if isinstance(default, tuple) else str(default)
 
 
 def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
@@ -136,8 +151,8 @@ def _option(
 
 def complete_model(incomplete: str) -> list[str]:
     """The names of networks that begin with what was typed."""
-    from cnnkit.host.host import default_host
     from cnnkit.host.catalogue import stored_networks
+    from cnnkit.host.host import default_host
 
     known = {*default_host().names("cnnkit.models"), *stored_networks()}
     return sorted(name for name in known if name.startswith(incomplete))
@@ -176,18 +191,22 @@ _NETWORK = [
         "model", str, "a known network or an .onnx file", "default", "--model", "-m",
         envvar="CNNKIT_MODEL", autocompletion=complete_model, rich_help_panel="Network",
     ),
-    _option("preprocess", str | None, "caffe, tf, torch or raw, where the file does not say", rich_help_panel="Network"),
-    _option("fit", str | None, "squash, crop or pad a picture to the input's shape", rich_help_panel="Network"),
-    _option("filter", str | None, "resizing filter: bilinear, bilinear-plain (Keras), bicubic, …", rich_help_panel="Network"),
-    _option("labels", str | None, "file of class names, where the network has none", rich_help_panel="Network"),
-    _option(
-        "input_size", str | None, "HEIGHTxWIDTH for a network that takes any size", rich_help_panel="Network"
-    ),
+    _option("preprocess", str | None, "caffe, tf, torch or raw, where the file does not say",
+            rich_help_panel="Network"),
+    _option("fit", str | None, "squash, crop or pad a picture to the input's shape",
+            rich_help_panel="Network"),
+    _option("filter", str | None, "resizing filter: bilinear, bilinear-plain (Keras), bicubic, …",
+            rich_help_panel="Network"),
+    _option("labels", str | None, "file of class names, where the network has none",
+            rich_help_panel="Network"),
+    _option("input_size", str | None, "HEIGHTxWIDTH for a network that takes any size",
+            rich_help_panel="Network"),
 ]  # fmt: skip
 _RUN = [
     _option("output", str | None, "a file, a folder/, or - for the picture on standard output", None,
             "--output", "-o", rich_help_panel="Output"),
-    _option("force", bool, "overwrite files that cnnkit did not write", False, "--force", rich_help_panel="Output"),
+    _option("force", bool, "overwrite files that cnnkit did not write", False, "--force",
+            rich_help_panel="Output"),
     _option("skip_existing", bool, "leave out pictures that have their result", False, "--skip-existing",
             rich_help_panel="Output"),
     _option("json", bool, "print one JSON object per result", False, "--json", rich_help_panel="Output"),
@@ -195,9 +214,10 @@ _RUN = [
     _option("recursive", bool, "look into the sub-folders of folders", False, "--recursive", "-r",
             rich_help_panel="Running"),
     _option("device", str, "auto, cpu or cuda", "auto", envvar="CNNKIT_DEVICE", rich_help_panel="Running"),
-    _option("threads", int | None, "processor threads", min=1, envvar="CNNKIT_THREADS", rich_help_panel="Running"),
-    _option("max_memory", str | None, "bound on what a batch may take, such as 2GB", envvar="CNNKIT_MAX_MEMORY",
+    _option("threads", int | None, "processor threads", min=1, envvar="CNNKIT_THREADS",
             rich_help_panel="Running"),
+    _option("max_memory", str | None, "bound on what a batch may take, such as 2GB",
+            envvar="CNNKIT_MAX_MEMORY", rich_help_panel="Running"),
     _option("batch", int | None, "pictures or windows per run of the network; measured when absent", min=1,
             rich_help_panel="Running"),
     _option("seed", int, "of everything random", 0, rich_help_panel="Running"),

@@ -28,7 +28,7 @@ def list_(
             "state": plugin.state,
             "reason": plugin.reason,
         }
-        for plugin in sorted(default_host().plugins, key=lambda p: (p.group, p.name, p.distribution))
+        for plugin in default_host().plugins
     ]
     if json:
         print_json(plugins)

@@ -1,12 +1,13 @@
 """What a person at a terminal sees: results on stdout, talk and progress on stderr."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from cnnkit.cli.manners import debugging
+from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
     from cnnkit.host.doctor import Diagnosis
@@ -48,7 +49,7 @@ class Terminal:
             )
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self.bar.start()
-        if total is None and hasattr(items, "__len__"):
+        if total is None and isinstance(items, Sized):
             total = len(items)
         task = self.bar.add_task(label, total=total)
         try:
@@ -122,8 +123,11 @@ def show(outcome: "Outcome", terminal: Terminal, json: bool = False, to_stdout: 
 
             traceback.print_exception(outcome.error.__cause__)
         terminal.write(f"error: {outcome.error}")
-    if to_stdout and outcome.result is not None:
+    if to_stdout and outcome.source is not None and outcome.result is not None:
+        if "" not in outcome.result.pictures:
+            raise UsageError("the operation makes no picture for standard output; leave -o - out.")
         sys.stdout.buffer.write(outcome.result.picture.encode("png"))
+        sys.stdout.buffer.flush()
     elif json:
         typer.echo(to_json_line(outcome.to_json()))
     elif outcome.result is not None and outcome.result.text:

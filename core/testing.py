@@ -24,12 +24,12 @@ def host() -> "Host":
 
 @pytest.fixture
 def tiny_model() -> "Model":
-    """A classifier of three colours (red, green, blue) that any picture fits: conv, relu, pool, dense, softmax."""
+    """A classifier of three colours (red, green, blue): conv, relu, pool, flatten, dense, probabilities."""
     return make_tiny_model()
 
 
 def make_tiny_model() -> "Model":
-    """The network of the fixture `tiny_model`: convolution (identity kernels), ReLU, pooling, dense, softmax."""
+    """The network of the fixture `tiny_model`, whose kernels are identities; its input is 16 by 16 pixels."""
     import numpy as np
 
     from cnnkit import Builder, Model, Preprocessing
@@ -44,16 +44,18 @@ def make_tiny_model() -> "Model":
     x = op.Gemm(x, 4 * np.eye(3, dtype=np.float32), name="dense")
     builder.output(op.Softmax(x, axis=1, name="probabilities"), ["N", 3])
     preprocessing = Preprocessing.preset("tf", height=16, width=16)
-    return Model.of(builder.model(), preprocessing=preprocessing, labels=("red", "green", "blue"), name="tiny")
+    return Model.of(
+        builder.model(), preprocessing=preprocessing, labels=("red", "green", "blue"), name="tiny"
+    )
 
 
 def check_operation(operation: "Operation", **options: Any) -> None:
     """Assert what every operation owes its users.
 
-    Its definition is complete; it accepts the kinds of pictures that people have (1×1, grey, transparent, 16-bit,
-    turned by EXIF, long and thin); the same seed gives the same result; its data is JSON; its options survive a
-    manifest; it leaves the picture and the working folder as they were. `options` are used in every run; the
-    network is `tiny_model`'s.
+    Its definition is complete; it accepts the kinds of pictures that people have (one pixel, grey,
+    transparent, 16-bit, turned by EXIF, long and thin); the same seed gives the same result; its data is
+    JSON; its options survive a manifest; it leaves the picture and the working folder as they were. `options`
+    are used in every run; the network is `tiny_model`'s.
     """
     from cnnkit import run
     from cnnkit.host.check import complaints_about
@@ -63,9 +65,9 @@ def check_operation(operation: "Operation", **options: Any) -> None:
     from cnnkit.images.image import Image
 
     assert not complaints_about(operation), complaints_about(operation)
-    whole = complete(operation.options, options)
-    again = Job.from_json(Job(operation.name, options=whole).to_json()).options
-    first, second = (build_options(operation.options, values, Image.load) for values in (whole, again))
+    first = build_options(operation.options, options, Image.load)
+    job = Job.from_json(Job(operation.name, options=complete(first, options)).to_json())
+    second = build_options(operation.options, job.options, Image.load)
     assert first == second, f"the options change on their way through a manifest: {first} became {second}"
 
     before = set(Path().iterdir())

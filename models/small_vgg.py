@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnkit import Preprocessing
 from cnnkit.graphs.builder import Builder
 from cnnkit.graphs.model import Model
-from cnnkit.images.preprocessing import Preprocessing
 
 LICENCE = "CC BY 4.0; trained on Caltech-101 (Li, Andreeto, Ranzato, Perona 2022, CC BY 4.0)"
 

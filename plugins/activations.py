@@ -48,7 +48,10 @@ class ActivationsOptions:
 
     layers: Annotated[
         tuple[str, ...],
-        Option("name, index, range (3:9) or glob ('block2_*'); default: an even pick of those with maps"),
+        Option(
+            "name, index, range (3:9) or glob ('block2_*'); default: an even pick of those with maps",
+            completes="layers",
+        ),
     ] = ()
     max_layers: Annotated[int, Option("draw at most so many layers, evenly picked; 0: all", min=0)] = 9
     channels: Annotated[int, Option("draw at most so many channels of each layer; 0: all", min=0)] = 32

@@ -54,7 +54,8 @@ class FiltersOptions:
     """
 
     layer: Annotated[
-        str | None, Option("name, index or glob of one layer (default: the first convolution)")
+        str | None,
+        Option("name, index or glob of one layer (default: the first convolution)", completes="layers"),
     ] = None
     filters: Annotated[int, Option("draw at most so many filters; 0: all", min=0)] = 64
     inputs: Annotated[int, Option("draw at most so many input channels of each; 0: all", min=0)] = 8

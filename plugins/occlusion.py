@@ -103,7 +103,12 @@ class OcclusionOptions:
         ),
     ] = (127.5, 127.5, 127.5)
     target: Annotated[
-        str, Option("classes: top, top:K, index, label, all, or several with commas", parse=parse_target)
+        str,
+        Option(
+            "classes: top, top:K, index, label, all, or several with commas",
+            parse=parse_target,
+            completes="labels",
+        ),
     ] = "top"
     score: Annotated[Literal["logits", "probabilities"], Option("what is watched while it falls")] = "logits"
     sign: Annotated[

@@ -1,9 +1,12 @@
 """Fixtures that every room of the tests shares."""
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+WriteDistribution = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +16,29 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real weights and pictures at {folder}; set CNNKIT_TEST_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_distribution() -> WriteDistribution:
+    """Lays a distribution into a folder as pip would leave it there: modules, and a table of entry points."""
+
+    def write(
+        folder: Path,
+        name: str,
+        entry_points: Mapping[str, Mapping[str, str]],
+        modules: Mapping[str, str] = {},
+        version: str = "1.0",
+    ) -> Path:
+        information = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+        information.mkdir(parents=True)
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (information / "METADATA").write_text(metadata)
+        lines = []
+        for group, entries in entry_points.items():
+            lines += [f"[{group}]", *(f"{entry} = {value}" for entry, value in entries.items())]
+        (information / "entry_points.txt").write_text("\n".join(lines))
+        for module, source in modules.items():
+            (folder / f"{module}.py").write_text(source)
+        return folder
+
+    return write

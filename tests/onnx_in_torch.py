@@ -1,5 +1,6 @@
 """A network of an ONNX file, rebuilt node by node in torch: what the oracles of other libraries run on."""
 
+import copy
 from typing import Any
 
 import onnx
@@ -15,7 +16,7 @@ class OnnxInTorch(nn.Module):
     def __init__(self, proto: onnx.ModelProto, output: str | None = None) -> None:
         super().__init__()
         graph = proto.graph
-        self.nodes = list(graph.node)
+        self.nodes = [copy.deepcopy(node) for node in graph.node]  # a node keeps the model that it is part of
         self.input_name = graph.input[0].name
         self.output_name = output or graph.output[0].name
         self.weights = {

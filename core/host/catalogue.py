@@ -1,14 +1,17 @@
 """The networks that have a name: those that plugins bring, and those stored on this machine."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from cnnkit.errors import ModelError, OutputError
+from cnnkit.errors import CnnkitError, ModelError, OutputError
+
+log = logging.getLogger("cnnkit")
 
 
 def store() -> Path:
-    """The folder of stored networks: `$CNNKIT_HOME/models`, or `models` in the platform's cache for cnnkit."""
+    """The folder of stored networks: `$CNNKIT_HOME/models`, or `models` in the platform's cache folder."""
     import platformdirs
 
     home = os.environ.get("CNNKIT_HOME") or platformdirs.user_cache_dir("cnnkit", appauthor=False)
@@ -40,8 +43,13 @@ def known_networks() -> list[dict[str, Any]]:
     host = default_host()
     found = []
     for name in host.names("cnnkit.models"):
-        network = host.network(name)
-        path = network.locate()
+        try:
+            network, path = host.network(name), host.locate(name)
+        except CnnkitError as error:
+            if host.strict:
+                raise
+            log.warning("left out: %s", error)
+            continue
         found.append(_entry(name, network.summary, network.licence, path, "a plugin"))
     for name, path in stored_networks().items():
         found.append(_entry(name, "stored on this machine", "", path, str(store())))
@@ -113,8 +121,13 @@ def layer_table(name: str, size: tuple[int, int] | None = None, layout: str = "n
 def _entry(name: str, summary: str, licence: str, path: Path, origin: str) -> dict[str, Any]:
     size = path.stat().st_size
     return {
-        "name": name, "summary": summary, "licence": licence, "path": str(path), "bytes": size, "origin": origin
-    }  # fmt: skip
+        "name": name,
+        "summary": summary,
+        "licence": licence,
+        "path": str(path),
+        "bytes": size,
+        "origin": origin,
+    }
 
 
 def _shown(shape: tuple[int | None, ...] | None, layout: str, own: str) -> str:

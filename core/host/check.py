@@ -23,7 +23,7 @@ class Report:
 
 
 def check_plugins(name: str, host: Host | None = None) -> list[Report]:
-    """Check every plugin called `name`, or from the distribution `name`. Raises PluginError when there is none."""
+    """Check every plugin of the name or the distribution `name`. Raises PluginError when there is none."""
     host = host or Host()
     claims = [plugin for plugin in host.plugins if name in (plugin.name, plugin.distribution)]
     if not claims:
@@ -37,7 +37,7 @@ def complaints_about(operation: Operation) -> list[str]:
     wrong = []
     if not operation.summary:
         wrong.append(f"{operation.options.__name__} has no docstring; it is the operation's help text")
-    if not getattr(operation.options, "__dataclass_params__").frozen:
+    if not vars(operation.options)["__dataclass_params__"].frozen:
         wrong.append(f"{operation.options.__name__} is not frozen; say @dataclass(frozen=True)")
     for field in fields_of(operation.options):
         if not field.option.help:

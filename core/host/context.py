@@ -63,8 +63,8 @@ class LogReporter:
 class Context:
     """Sessions, random numbers, progress and talk for one call of an operation.
 
-    Sessions are cached in the host, so pictures, sweeps and nested operations share them. `random` starts from
-    the job's seed for each picture, so a picture's result does not depend on its neighbours.
+    Sessions are cached in the host, so pictures, sweeps and nested operations share them. `random` starts
+    from the job's seed for each picture, so a picture's result does not depend on its neighbours.
     """
 
     def __init__(
@@ -90,8 +90,9 @@ class Context:
         self.reporter.say(text)
 
     def run(self, operation: str, source: Any, model: "Model | None" = None, **options: Any) -> "Result":
-        """Another operation on the same host, settings and seed, and on the same network if no other is given."""
-        from cnnkit.host.jobs import Job, execute
+        """Another operation on the same host, settings and seed; on the same network if no other is given."""
+        from cnnkit.host.jobs import execute
+        from cnnkit.host.operation import Job
 
         job = Job(operation, (source,), None, options, self.seed)
         outcomes = execute(job, self.host, self.settings, self.reporter, model=model or self.model)

@@ -7,6 +7,7 @@ skipped with one line; the rest works.
 
 import logging
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -76,13 +77,14 @@ class Host:
     ) -> None:
         if disabled is None:
             disabled = os.environ.get("CNNKIT_DISABLE", "").split(",")
-        self.disabled = {word.strip() for word in disabled} - {""}
+        self.disabled = {_normal(word.strip()) for word in disabled} - {""}
         self.strict = os.environ.get("CNNKIT_STRICT", "") not in ("", "0") if strict is None else strict
         if entries is None:
             entries = (entry for group in HOOKS for entry in entry_points(group=group))
-        self.plugins = [Plugin(e.group, e.name, _distribution(e), e) for e in entries if e.group in HOOKS]
+        plugins = [Plugin(e.group, e.name, _distribution(e), e) for e in entries if e.group in HOOKS]
+        self.plugins = sorted(plugins, key=lambda plugin: (plugin.group, plugin.name, plugin.distribution))
         self._settle_names()
-        self._contributions: dict[str, Any] = {}
+        self._contributions: dict[tuple[str, str], Any] = {}
         self._models: OrderedDict[Any, Model] = OrderedDict()
         self._sessions: OrderedDict[Any, Session] = OrderedDict()
 
@@ -135,7 +137,7 @@ class Host:
         path = Path(name)
         known = self.names("cnnkit.models")
         if name in known:
-            return self.network(name).locate()
+            return self._located(self.network(name))
         if path.suffix == ".onnx" or path.exists():
             return _existing(path)
         stored = stored_networks()
@@ -147,6 +149,14 @@ class Host:
             f"there is no network '{name}': it is neither a file nor one of {', '.join(known)}.{hint}"
         )
 
+    def _located(self, network: "Network") -> Path:
+        try:
+            return _existing(Path(network.locate()))
+        except CnnkitError:
+            raise
+        except Exception as error:  # third-party code
+            raise ModelError(f"the network '{network.name}' cannot be had: {_story(error)}.") from error
+
     def session(self, model: "Model", **settings: Any) -> "Session":
         """The session of a model under these settings; the last few are kept."""
         from cnnkit.runtime.session import Session
@@ -155,22 +165,24 @@ class Host:
         return _kept(self._sessions, key, lambda: Session(model, **settings))
 
     def load(self, plugin: Plugin) -> Any:
-        """What a plugin contributes under its name. Raises PluginError, with the cause, in whatever way it fails."""
-        if plugin.state not in ("ready", "loaded"):
+        """What a plugin contributes under its name. Raises PluginError from whatever way it fails in."""
+        key = plugin.group, plugin.name
+        if plugin.state == "loaded":
+            return self._contributions[key]
+        if plugin.state != "ready":
             raise PluginError(f"{plugin} cannot be used: {plugin.reason}.")
         try:
-            contribution = _contribution(plugin)
+            self._contributions[key] = _contribution(plugin)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # third-party code: it may raise or exit in any way
-            story = str(error) if isinstance(error, CnnkitError) else f"{type(error).__name__}: {error}"
-            plugin.state, plugin.reason = "broken", story.rstrip(".")
+            plugin.state, plugin.reason = "broken", _story(error)
             raise PluginError(
                 f"{plugin} cannot be used: {plugin.reason}. "
                 f"`cnnkit plugins check {plugin.name}` shows where; CNNKIT_DISABLE={plugin.name} silences it."
             ) from error
         plugin.state = "loaded"
-        return contribution
+        return self._contributions[key]
 
     def _named(self, group: str, name: str) -> Any:
         kind = group.removeprefix("cnnkit.").removesuffix("s").replace("_", " ")
@@ -197,22 +209,22 @@ class Host:
         """Decide who owns each name: what is disabled is out, cnnkit's own names win, else nobody does."""
         owners: dict[tuple[str, str], list[Plugin]] = {}
         for plugin in self.plugins:
-            if self.disabled & {plugin.name, plugin.distribution}:
+            if self.disabled & {_normal(plugin.name), _normal(plugin.distribution)}:
                 plugin.state, plugin.reason = "disabled", "CNNKIT_DISABLE names it"
             else:
                 owners.setdefault((plugin.group, plugin.name), []).append(plugin)
         for (_, name), claims in owners.items():
             own = [claim for claim in claims if claim.distribution == "cnnkit"]
             for claim in claims if len(claims) > 1 else []:
-                others = " and ".join(sorted({c.distribution for c in claims if c is not claim}))
+                others = [other.distribution for other in claims if other is not claim]
                 if claim in own:
                     continue
                 claim.state = "hidden" if own else "ambiguous"
                 claim.reason = (
                     f"cnnkit itself has '{name}', so {claim.distribution}'s is left out"
                     if own
-                    else f"both {claim.distribution} and {others} have '{name}'; "
-                    f"choose one with CNNKIT_DISABLE={others.split(' and ')[0]}"
+                    else f"{' and '.join(sorted([claim.distribution, *others]))} both have '{name}'; "
+                    f"choose {claim.distribution}'s with CNNKIT_DISABLE={','.join(others)}"
                 )
                 if self.strict:
                     raise PluginError(f"{claim} cannot be used: {claim.reason}.")
@@ -234,6 +246,7 @@ def _contribution(plugin: Plugin) -> Any:
     import pluggy
 
     from cnnkit.host import hookspecs
+    from cnnkit.host.operation import Operation
     from cnnkit.host.options import fields_of
 
     module = plugin.entry.load()
@@ -251,9 +264,24 @@ def _contribution(plugin: Plugin) -> Any:
     if plugin.name not in found:
         has = f"only {', '.join(found)}" if found else "nothing"
         raise PluginError(f"{plugin.entry.value} has {has} for its hook {HOOKS[plugin.group]}")
-    if plugin.group == "cnnkit.operations":
-        fields_of(found[plugin.name].options)
-    return found[plugin.name]
+    contribution = found[plugin.name]
+    kinds: dict[str, Any] = {"cnnkit.operations": Operation, "cnnkit.models": hookspecs.Network}
+    if not isinstance(contribution, kind := kinds.get(plugin.group, Callable)):
+        raise PluginError(f"its '{plugin.name}' is {type(contribution).__name__}, not {kind.__name__}")
+    if isinstance(contribution, Operation):
+        fields_of(contribution.options)
+    return contribution
+
+
+def _story(error: BaseException) -> str:
+    """An error of somebody else's code on one line."""
+    told = str(error) if isinstance(error, CnnkitError) else f"{type(error).__name__}: {error}"
+    return " ".join(told.split()).rstrip(".: ")
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as package indexes compare it: Acme_Plugins is acme-plugins."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _distribution(entry: EntryPoint) -> str:

@@ -15,14 +15,11 @@ from cnnkit.graphs.model import Model
 from cnnkit.host.context import Context, LogReporter, Reporter, Settings
 from cnnkit.host.host import Host, default_host
 from cnnkit.host.manifest import manifest, provenance
-from cnnkit.host.operation import Job, ModelSpec, Operation, portable
-from cnnkit.host.options import build_options, complete
+from cnnkit.host.operation import MEMORY, Job, ModelSpec, Operation, portable
+from cnnkit.host.options import build_options, complete, fields_of
 from cnnkit.host.paths import Destination, destination, destinations, expand, read_manifest, stem_of
-from cnnkit.host.result import Result, jsonable
+from cnnkit.host.result import Result, jsonable, to_json_line
 from cnnkit.images.image import Image
-
-RESERVED = frozenset({"source", "sources", "model", "host", "seed", "settings", "reporter"})
-"""Words of `run` and `map` that no operation's option may take."""
 
 
 @dataclass
@@ -76,10 +73,10 @@ def run(
 ) -> Result:
     """The result of one operation on one source.
 
-    `source` is a path, `sample:NAME`, a file's bytes, a PIL picture, a numpy array (height, width[, channels]) or
-    an `Image`; a folder for operations that take one; None for those that take nothing. `model` is a known name,
-    the path of an ONNX file, a `ModelSpec`, or a loaded `Model`. The rest are the operation's options.
-    Raises CnnkitError, as `cnnkit.errors` has it.
+    `source` is a path, `sample:NAME`, a file's bytes, a PIL picture, a numpy array (height, width[,
+    channels]) or an `Image`; a folder for operations that take one; None for those that take nothing. `model`
+    is a known name, the path of an ONNX file, a `ModelSpec`, or a loaded `Model`. The rest are the
+    operation's options. Raises CnnkitError, as `cnnkit.errors` has it.
     """
     sources = [] if source is None else [source]
     outcomes = map(
@@ -129,30 +126,37 @@ def execute(
 ) -> Iterator[Outcome]:
     """Carry out a job, yielding outcomes as they come; writes nothing.
 
-    `model` and `operation` stand in for what the job names. Raises UsageError, ModelError and DeviceError, which
-    no picture could escape.
+    `model` and `operation` stand in for what the job names. Raises UsageError, ModelError and DeviceError,
+    which no picture could escape.
     """
     origin = "the calling program" if operation else _origin(host, job.operation)
     operation = operation or host.operation(job.operation)
     options = build_options(operation.options, job.options, Image.load)
     network = _network(operation, job, host, model, reporter)
-    job = replace(job, options=complete(operation.options, job.options), model=job.model if network else None)
-    context = Context(host, settings, job.seed, reporter)
+    job = replace(job, options=complete(options, job.options), model=job.model if network else None)
+    context = Context(host, settings, job.seed, reporter, network)
 
-    def outcome(source: Any, picture: Image | None, result: Result, sources: Sequence[Any]) -> Outcome:
+    def outcome(source: Any, picture: Image | None, result: Any, sources: Sequence[Any]) -> Outcome:
+        if not isinstance(result, Result):
+            raise TypeError(f"it returned {type(result).__name__}, not a Result")
+        to_json_line(result.data)  # raises here, where it is known whose data is no JSON
         told = manifest(replace(job, sources=tuple(sources)), settings, picture, network, origin)
         return Outcome(source, result, manifest=told)
+
+    def whole(folder: Any) -> Outcome:
+        found = operation.run(None if folder is None else Path(folder), network, options, context)
+        return outcome(folder, None, found, () if folder is None else [folder])
 
     if operation.takes == "nothing":
         if job.sources:
             raise UsageError(f"{operation.name} takes no pictures, but {len(job.sources)} were given.")
-        yield outcome(None, None, operation.run(None, network, options, context), ())
+        yield _attempt(operation, None, whole)
         return
     if not job.sources:
         raise UsageError(f"{operation.name} needs a {operation.takes.removesuffix('s')}; none was given.")
     if operation.takes == "folder":
         for source in job.sources:
-            yield outcome(source, None, operation.run(Path(source), network, options, context), [source])
+            yield _attempt(operation, source, whole)
     elif operation.takes == "picture":
         yield from _one_by_one(operation, job, network, options, context, outcome)
     else:
@@ -172,21 +176,28 @@ def deliver(
 ) -> Iterator[Outcome]:
     """Carry out a job and write every result with its manifest.
 
-    Results go beside their sources, or to `output`, a file or a folder; with "-" nothing is written, the caller
-    has the pictures. A result that is data only is written where `output` is given. `skip_existing` leaves out
-    sources whose manifest is there already, `recursive` looks into the sub-folders of folders.
+    Results go beside their sources, or to `output`, a file or a folder; with "-" nothing is written, the
+    caller has the pictures. A result that is data only is written where `output` is given. `skip_existing`
+    leaves out sources whose manifest is there already, `recursive` looks into the sub-folders of folders.
     """
-    if host.operation(job.operation).takes != "folder":
+    operation = host.operation(job.operation)
+    if operation.takes != "folder":
         job = replace(job, sources=tuple(expand(job.sources, recursive)))
     if output == "-":
+        if len(job.sources) > 1:
+            raise UsageError(f"-o - holds one picture, but there are {len(job.sources)}; give a folder/.")
         yield from execute(job, host, settings, reporter)
         return
     left: list[tuple[Any, Destination]] = []
     for source, place in zip(job.sources, destinations(job.operation, job.sources, output), strict=True):
-        if skip_existing and read_manifest(place.manifest):
+        if skip_existing and _is_done(source, place):
             yield Outcome(source, skipped=True)
-        else:
+            continue
+        try:
             place.refuse_strangers([place.suffix, ".npz"], force)
+        except OutputError as error:
+            yield Outcome(source, error=error)
+        else:
             left.append((source, place))
     if job.sources and not left:
         return
@@ -198,8 +209,8 @@ def deliver(
         if result and (output is not None or result.pictures or result.arrays or result.files):
             try:
                 outcome.save(place, force)
-            except OutputError as error:
-                outcome.error = error
+            except Exception as error:
+                outcome.error = _blamed(operation, outcome.source, error)
         yield outcome
 
 
@@ -207,29 +218,31 @@ def rerun(
     path: str | Path,
     *,
     host: Host | None = None,
-    settings: Settings = Settings(),
+    settings: Settings | None = None,
     reporter: Reporter | None = None,
     output: str | None = None,
     force: bool = False,
 ) -> Outcome:
     """Repeat the job of a manifest and write its outputs again, in the same place or to `output`.
 
-    Says where the picture or the network is no longer the one of the manifest. Raises UsageError for a file
-    that is no manifest and for a job whose sources came from standard input or from memory.
+    `settings` stand in for the manifest's. Says where the picture or the network is no longer the one of the
+    manifest. Raises UsageError for a file that is no manifest and for a job whose sources came from standard
+    input or from memory.
     """
-    path, reporter = Path(path), LogReporter() if reporter is None else reporter
+    path, host = Path(path), host or default_host()
+    reporter = LogReporter() if reporter is None else reporter
     told = read_manifest(path)
     if told is None:
         raise UsageError(
             f"{path} is no manifest of cnnkit (a run writes one beside its outputs, ending in .json)."
         )
-    job = _repeatable(Job.from_json(told["job"]), told, path)
+    job = _repeatable(Job.from_json(told["job"]), host, told, path)
     suffixes = [Path(name).suffix for name in told.get("outputs", {}) if not name.endswith(".npz")]
     place = Destination(path.with_name(path.name.removesuffix(".json")), suffixes[0] if suffixes else ".png")
     if output is not None:
         place = destination(stem_of(job.sources[0]) if job.sources else job.operation, job.operation, output)
-    outcomes = list(execute(job, host or default_host(), settings, reporter))
-    outcome = outcomes[-1]
+    outcomes = list(execute(job, host, settings or Settings(**told["settings"]), reporter))
+    outcome = outcomes[0 if told["picture"] else -1]
     outcome.unwrap()
     for what in ("picture", "model"):
         before, now = told.get(what) or {}, outcome.manifest.get(what) or {}
@@ -245,28 +258,28 @@ Made = Callable[[Any, Image | None, Result, Sequence[Any]], Outcome]
 def _one_by_one(
     operation: Operation, job: Job, model: Model | None, options: Any, context: Context, outcome: Made
 ) -> Iterator[Outcome]:
+    def one(source: Any) -> Outcome:
+        picture = _load(source, context)
+        fresh = Context(context.host, context.settings, context.seed, context.reporter, model)
+        return outcome(source, picture, operation.run(picture, model, options, fresh), [source])
+
     many = len(job.sources) > 1
     for source in context.progress(job.sources, label=operation.name) if many else job.sources:
-        fresh = Context(context.host, context.settings, context.seed, context.reporter)
-        try:
-            picture = _load(source, context)
-            yield outcome(source, picture, operation.run(picture, model, options, fresh), [source])
-        except CnnkitError as error:
-            if isinstance(error, UsageError | ModelError | DeviceError):
-                raise
-            yield Outcome(source, error=error)
-        except Exception as error:  # an operation may be anybody's code: the other pictures go on
-            yield Outcome(source, error=_crash(operation, source, error))
+        yield _attempt(operation, source, one)
 
 
 def _in_a_stream(
     operation: Operation, job: Job, model: Model | None, options: Any, context: Context, outcome: Made
 ) -> Iterator[Outcome]:
-    """Results come back in the order of the pictures that could be loaded; the others take their places again."""
+    """Results come in the order of the pictures that could be loaded; the others take their places again.
+
+    Where the operation stops early, every picture without a result fails.
+    """
+    unread = iter(job.sources)
     pending: deque[tuple[Any, Image | None, ImageError | None]] = deque()
 
     def pictures() -> Iterator[Image]:
-        for source in job.sources:
+        for source in unread:
             try:
                 picture = _load(source, context)
             except ImageError as error:
@@ -280,14 +293,29 @@ def _in_a_stream(
             source, _, error = pending.popleft()
             yield Outcome(source, error=error)
 
-    for result in operation.run(pictures(), model, options, context):
-        yield from failures()
-        if pending:
-            source, picture, _ = pending.popleft()
-            yield outcome(source, picture, result, [source])
-        else:
-            yield outcome(None, None, result, job.sources)
-    yield from failures()
+    stop: BaseException = RuntimeError("it gave no result")
+    try:
+        for result in operation.run(pictures(), model, options, context):
+            yield from failures()
+            source, picture, _ = pending[0] if pending else (None, None, None)
+            made = outcome(source, picture, result, [source] if pending else job.sources)
+            if pending:
+                pending.popleft()
+            yield made
+    except (Exception, SystemExit) as error:
+        stop = error
+        if not pending:
+            yield Outcome(None, error=_blamed(operation, None, error))
+    for source, _, problem in [*pending, *((source, None, None) for source in unread)]:
+        yield Outcome(source, error=problem or _blamed(operation, source, stop))
+
+
+def _attempt(operation: Operation, source: Any, act: Callable[[Any], Outcome]) -> Outcome:
+    """What `act` makes of a source. An operation may be anybody's code: what it raises stops no other."""
+    try:
+        return act(source)
+    except (Exception, SystemExit) as error:
+        return Outcome(source, error=_blamed(operation, source, error))
 
 
 def _load(source: Any, context: Context) -> Image:
@@ -318,18 +346,32 @@ def _origin(host: Host, name: str) -> str:
     )
 
 
-def _crash(operation: Operation, source: Any, error: Exception) -> CnnkitError:
-    crash = CnnkitError(
-        f"the operation {operation.name} failed on {source!s:.80}: {type(error).__name__}: {error}; "
-        "--debug shows where."
-    )
+def _blamed(operation: Operation, source: Any, error: BaseException) -> CnnkitError:
+    """The error as a sentence about this source. Raises it again where no other source could escape it."""
+    if isinstance(error, UsageError | ModelError | DeviceError):
+        raise error
+    if isinstance(error, CnnkitError):
+        return error
+    name = source if isinstance(source, str | Path) else stem_of(source)
+    where = "" if source is None else f" on {name}"
+    story = " ".join(f"{type(error).__name__}: {error}".split())
+    crash = CnnkitError(f"the operation {operation.name} failed{where}: {story}; --debug shows where.")
     crash.__cause__ = error
     return crash
 
 
-def _repeatable(job: Job, told: Mapping[str, Any], path: Path) -> Job:
-    for source in job.sources:
-        if source is None or source == "-":
+def _is_done(source: Any, place: Destination) -> bool:
+    told = read_manifest(place.manifest)
+    return told is not None and told["job"]["sources"] == [portable(source)]
+
+
+def _repeatable(job: Job, host: Host, told: Mapping[str, Any], path: Path) -> Job:
+    sources = [*job.sources]
+    for option in fields_of(host.operation(job.operation).options):
+        if option.is_picture and (value := job.options.get(option.name)):
+            sources += value if option.many else [value]
+    for source in sources:
+        if source in (None, "-", MEMORY):
             origin = "standard input" if source == "-" else "memory"
             raise UsageError(
                 f"{path} was made from a picture out of {origin}, which cannot be read again; "
@@ -345,7 +387,7 @@ def _repeatable(job: Job, told: Mapping[str, Any], path: Path) -> Job:
 def _place_of_the_whole(job: Job, outcome: Outcome, output: str | None) -> Destination:
     """Where a result goes that is about all pictures together, or about the network alone."""
     if not job.sources:
-        return destination((outcome.manifest["model"] or {}).get("name", "cnnkit"), job.operation, output)
+        return destination((outcome.manifest.get("model") or {}).get("name", "cnnkit"), job.operation, output)
     place = destination("summary", job.operation, output)
     one_file = output is not None and place.stem.name != f"summary.{job.operation}"
     return replace(place, stem=place.path(".summary")) if one_file else place

@@ -24,8 +24,8 @@ class Operation:
     - "nothing": None; returns a `Result`.
 
     By `needs`, model is None ("nothing"), a `Model` ("network"), or a `Model` whose output is one score per
-    class ("classifier"). `options` is an instance of the frozen dataclass of the same name, whose docstring is
-    the help text.
+    class ("classifier"). `options` is an instance of the frozen dataclass of the same name, whose docstring
+    is the help text.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Operation:
     def __post_init__(self) -> None:
         for value, words in ((self.takes, get_args(Takes)), (self.needs, get_args(Needs))):
             if value not in words:
-                raise ValueError(f"the operation {self.name} says '{value}', which is none of {', '.join(words)}")
+                raise ValueError(f"the operation {self.name} says '{value}', not one of {', '.join(words)}")
 
     @property
     def summary(self) -> str:
@@ -48,10 +48,11 @@ class Operation:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network as a person names it: a known name or the path of an ONNX file, and what the file does not say.
+    """A network as a person names it: a known name or the path of a file, and what the file does not say.
 
-    `preprocess` is caffe, tf, torch or raw; `fit` squash, crop or pad; `filter` one of Preprocessing's filters;
-    `labels` the path of a file of class names; `size` (height, width) for networks that take any size.
+    `preprocess` is caffe, tf, torch or raw; `fit` squash, crop or pad; `filter` one of Preprocessing's
+    filters; `labels` the path of a file of class names; `size` (height, width) for networks that take any
+    size.
     """
 
     name: str = "default"
@@ -87,9 +88,9 @@ def size_of(text: str) -> tuple[int, int]:
 class Job:
     """What is asked, and nothing of how: JSON-able when its sources are, and picklable.
 
-    `sources` are paths, `sample:NAME` or "-" (standard input); from Python also bytes, PIL pictures, arrays and
-    `Image`s, which a manifest cannot hold. `model` is None for operations that need no network. `options` are
-    plain values by name; what is absent keeps its default.
+    `sources` are paths, `sample:NAME` or "-" (standard input); from Python also bytes, PIL pictures, arrays
+    and `Image`s, which a manifest cannot hold. `model` is None for operations that need no network. `options`
+    are plain values by name; what is absent keeps its default.
     """
 
     operation: str

@@ -10,8 +10,9 @@ from cnnkit.errors import UsageError, did_you_mean
 from cnnkit.host.operation import MEMORY, portable
 
 RESERVED = frozenset(
-    "source sources operation model host seed settings reporter preprocess fit filter labels input_size output "
-    "force skip_existing json quiet recursive device threads max_memory batch help debug".split()
+    "source sources operation model host seed settings reporter help debug "
+    "preprocess fit filter labels input_size output force skip_existing json quiet recursive "
+    "device threads max_memory batch".split()
 )
 """Words of `cnnkit.run` and of every `cnnkit run ...`, which no operation's option may take."""
 
@@ -38,8 +39,8 @@ class Option:
 class Field:
     """One field of an options dataclass, its annotation taken apart.
 
-    `kind` is the bare type (int, float, str, bool, Path, Image or anything with `parse`); `many` says that the
-    value is a tuple of it; `optional` that None is allowed; `choices` lists the words of a Literal.
+    `kind` is the bare type (int, float, str, bool, Path, Image or anything with `parse`); `many` says that
+    the value is a tuple of it; `optional` that None is allowed; `choices` lists the words of a Literal.
     """
 
     name: str
@@ -58,6 +59,14 @@ class Field:
     def is_picture(self) -> bool:
         return getattr(self.kind, "__name__", "") == "Image" and self.option.parse is None
 
+    @property
+    def bounds(self) -> str:
+        """The range of a number in words; empty where it has none."""
+        low, high = self.option.min, self.option.max
+        if low is not None and high is not None:
+            return f"from {low:g} to {high:g}"
+        return f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else ""
+
     def convert(self, value: Any, picture: Callable[[Any], Any]) -> Any:
         """The checked value of the field. Raises UsageError; `picture` loads what an Image field names."""
         if value is None and self.optional:
@@ -67,9 +76,11 @@ class Field:
             return tuple(self._one(item, picture) for item in items)
         return self._one(value, picture)
 
-    def portable(self, value: Any) -> Any:
-        """The value as a manifest holds it: paths absolute, whatever folder it is read in."""
-        if value is None or not (self.is_picture or self.kind is Path and self.option.parse is None):
+    def portable(self, value: Any, given: Any) -> Any:
+        """The value as a manifest holds it: paths absolute, and what was given to an option with `parse`."""
+        if self.option.parse is not None:
+            return given
+        if value is None or not (self.is_picture or self.kind is Path):
             return value
         if isinstance(value, list | tuple):
             return [portable(item) or MEMORY for item in value]
@@ -113,14 +124,13 @@ class Field:
         if self.kind not in (int, float):
             return value
         if value != value or (low is not None and value < low) or (high is not None and value > high):
-            bounds = f"from {low:g} to {high:g}" if low is not None and high is not None else None
-            bounds = bounds or (f"of at least {low:g}" if low is not None else f"of at most {high:g}")
-            raise UsageError(f"{self.flag} takes a number {bounds}, not {_shown(value)}.")
+            wanted = f"a number, {self.bounds}" if self.bounds else "a number"
+            raise UsageError(f"{self.flag} takes {wanted}, not {_shown(value)}.")
         return value
 
 
 def fields_of(options: type) -> tuple[Field, ...]:
-    """The fields of an options dataclass, in order. Raises TypeError where a plugin's definition is unusable."""
+    """The fields of an options dataclass, in order. Raises TypeError where the definition is unusable."""
     if not dataclasses.is_dataclass(options):
         raise TypeError(f"{options!r} is no dataclass; an operation's options are a frozen dataclass")
     hints = get_type_hints(options, include_extras=True)
@@ -147,9 +157,12 @@ def build_options(options: type, values: Mapping[str, Any], picture: Callable[[A
     return options(**given)
 
 
-def complete(options: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of every field by name, as a manifest holds them: what is given, else the default."""
-    return {field.name: field.portable(values.get(field.name, field.default)) for field in fields_of(options)}
+def complete(options: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of every field by name, as a manifest holds them. `options` were built from `values`."""
+    return {
+        field.name: field.portable(getattr(options, field.name), values.get(field.name, field.default))
+        for field in fields_of(type(options))
+    }
 
 
 def _field(field: "dataclasses.Field[Any]", hint: Any) -> Field:

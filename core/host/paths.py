@@ -13,15 +13,15 @@ from cnnkit.images.files import write_atomically
 from cnnkit.images.image import SUFFIXES
 
 FOLDER_SUFFIXES = {*SUFFIXES, *".avif .bmp .gif .jp2 .jpe .pbm .pgm .ppm .qoi".split()}
-"""The suffixes by which a folder's files count as pictures; a file named by itself is read whatever its name."""
+"""The suffixes by which a folder's files count as pictures; a file named by itself may have any name."""
 
 
 @dataclass(frozen=True)
 class Destination:
     """Where one result goes: every file's name begins with `stem`, pictures end in `suffix`.
 
-    `photo.occlusion` gives photo.occlusion.png, photo.occlusion.grid.png, photo.occlusion.npz and the manifest
-    photo.occlusion.json, which lists the others with their checksums.
+    `photo.occlusion` gives photo.occlusion.png, photo.occlusion.grid.png, photo.occlusion.npz and the
+    manifest photo.occlusion.json, which lists the others with their checksums.
     """
 
     stem: Path
@@ -35,7 +35,7 @@ class Destination:
         return self.path(".json")
 
     def refuse_strangers(self, endings: Iterable[str], force: bool) -> None:
-        """Raise OutputError where a file is in the way that cnnkit did not write, or that was changed since."""
+        """Raise OutputError where a file is in the way that cnnkit did not write, or that changed since."""
         manifest = read_manifest(self.manifest)
         for ending in endings:
             path = self.path(ending)
@@ -116,7 +116,7 @@ def destinations(operation: str, sources: Sequence[Any], output: str | None) -> 
 
 
 def destination(name: str, operation: str, output: str | None) -> Destination:
-    """Where a result called `name` goes: into the folder `output` (None: the working folder), or to that file."""
+    """Where a result called `name` goes: into the folder (None: the working folder) or file `output`."""
     if output is None or _is_folder(output):
         return Destination(Path(output or "") / f"{name}.{operation}")
     path = Path(output)

@@ -19,9 +19,9 @@ class Result:
     """Pictures, arrays, figures and files by name, and what a person reads of them.
 
     The main picture has the name "" and is saved as `photo.occlusion.png`; a picture "grid" becomes
-    `photo.occlusion.grid.png`. All arrays go into one `photo.occlusion.npz`; `data` is JSON-able and goes into
-    the manifest `photo.occlusion.json`; a file "gradient.onnx" becomes `photo.occlusion.gradient.onnx`. `text`
-    is what the command line prints. Ask `save` (or `cnnkit.map`'s outcome) to write them.
+    `photo.occlusion.grid.png`. All arrays go into one `photo.occlusion.npz`; `data` is JSON-able and goes
+    into the manifest `photo.occlusion.json`; a file "gradient.onnx" becomes `photo.occlusion.gradient.onnx`.
+    `text` is what the command line prints. Ask `save` (or `cnnkit.map`'s outcome) to write them.
     """
 
     pictures: dict[str, Image] = field(default_factory=dict)
@@ -73,7 +73,7 @@ def _ending(part: str) -> str:
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """As `np.savez_compressed`, which cannot take every name that a layer may have, and without the time of day."""
+    """As `np.savez_compressed`, which cannot take every name that a layer has; without the time of day."""
     buffer = io.BytesIO()
     with ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():

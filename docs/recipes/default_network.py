@@ -22,10 +22,20 @@ and ends at full size. AdamW, one learning-rate cycle, label smoothing, and an e
 the weights, which is what is saved. The clock, not a number of epochs, drives the schedule: it ends in time
 on a busy machine too.
 
-RESULT_PLACEHOLDER
+The result, measured on the run that made the default weights: 34 minutes of training on two cores of an AMD
+EPYC that other programs used too, which was enough for 12 epochs (2928 steps, less than one epoch of them at
+128 x 128); Python 3.11, torch 2.13.0 (CPU), NumPy 2.4.6, Pillow 13.0.0. 1,204,468 numbers; 271 million
+multiplications per picture. 7791 pictures to train, 886 held out. Of those held out, the saved arrays get
+73.5 % right (top-5: 90.6 %). Averaged over the classes that is 61.2 %, for three easy classes hold many of
+the pictures: without face, airplanes and motorbikes it is 63.9 % of the pictures. Of the held-out faces it
+knows 97.8 %, which flatters it: ``Faces`` and ``Faces_easy`` show the same people, and the split by name
+does not keep them apart. Those faces are also large in the picture: on the one half-length portrait that was
+tried (512 x 600, matplotlib's sample picture grace_hopper.jpg), ``face`` came second with a probability of
+0.07, and first, with 0.27, on its head and shoulders alone. The schedule depends on the clock, so another
+run gives other weights.
 
 On Linux, ``MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=4000000000`` in the environment keeps
-glibc from giving the large buffers back after every step, which makes it faster.
+glibc from giving the large buffers back after every step; the run had it set.
 """
 
 from __future__ import annotations

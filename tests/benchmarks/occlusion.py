@@ -8,8 +8,6 @@ threads. A time is the median of the pairs; a peak memory is that of a fresh pro
 """
 
 import argparse
-import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -66,27 +64,26 @@ def write_vgg16(path: Path) -> None:
 
 
 def vgg16_in_torch() -> Any:
-    """The same network as torch's own layers: captum's peak memory is to hold no second copy of the weights."""
+    """The same network in torch's own layers, so that the peak memory holds no second copy of the weights."""
     import torch
     from torch import nn
 
     weights = vgg16_weights()
 
-    def filled(make: Callable[..., Any], weight: NDArray[np.float32], **settings: Any) -> Any:
-        layer = torch.nn.utils.skip_init(make, weight.shape[1], weight.shape[0], **settings)
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(weight))
-            layer.bias.zero_()
+    def filled(kind: Callable[..., Any], weight: NDArray[np.float32], **settings: Any) -> Any:
+        layer = kind(weight.shape[1], weight.shape[0], **settings, device="meta")
+        layer.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
+        layer.bias = nn.Parameter(torch.zeros(len(weight)), requires_grad=False)
         return layer
 
     layers: list[Any] = []
     for count, _ in VGG16:
         for weight in islice(weights, count):
-            layers += [filled(nn.Conv2d, weight, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
+            layers += [filled(nn.Conv2d, weight, kernel_size=3, padding=1), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))
     layers.append(nn.Flatten())
     for weight in weights:
-        layers += [filled(nn.Linear, weight), nn.ReLU(inplace=True)]
+        layers += [filled(nn.Linear, weight), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).eval()
 
 
@@ -110,9 +107,8 @@ def cnnkit_runner(path: Path, pixels: NDArray[np.uint8], network: str, threads: 
     asked: dict[str, Any] = {"model": model, "host": host, "settings": settings, "target": 7, "plain": True}
 
     def run() -> Heatmap:
-        heatmap: Heatmap = cnnkit.run("occlusion", pixels, patch=patch, stride=stride, **asked).arrays[
-            "heatmap"
-        ][0]
+        result = cnnkit.run("occlusion", pixels, patch=patch, stride=stride, **asked)
+        heatmap: Heatmap = result.arrays["heatmap"][0]
         return heatmap
 
     return run
@@ -122,7 +118,7 @@ def captum_runner(
     path: Path, pixels: NDArray[np.uint8], network: str, threads: int
 ) -> Callable[[int], Heatmap]:
     import torch
-    from captum.attr import Occlusion
+    from captum.attr import Occlusion  # type: ignore[import-untyped]
 
     torch.set_num_threads(threads)
     method = Occlusion(vgg16_in_torch() if network == "vgg16" else mobilenet_in_torch(path))
@@ -154,7 +150,13 @@ def seconds(run: Callable[[], Heatmap]) -> float:
 def peak_memory(arguments: list[str]) -> float:
     """MiB that a fresh process takes at most for one map."""
     command = [sys.executable, __file__, *arguments]
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def own_peak_memory() -> float:
+    """MiB, by Linux: `ru_maxrss` would begin with the peak of the process that started this one."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
+    return int(line.split()[1]) / 1024
 
 
 def main() -> None:
@@ -176,7 +178,7 @@ def main() -> None:
             cnnkit_runner(*common)()
         else:
             captum_runner(*common)(given.evaluations)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(own_peak_memory())
         return
 
     with tempfile.TemporaryDirectory() as folder:
@@ -198,8 +200,9 @@ def compare(path: Path, pixels: NDArray[np.uint8], network: str, threads: int, p
     ours = cnnkit_runner(path, pixels, network, threads)
     captum = captum_runner(path, pixels, network, threads)
     theirs = {count: partial(captum, count) for count in EVALUATIONS}
-    expected, found = theirs[8](), ours()
-    print(f"relative difference of the maps: {np.abs(found - expected).max() / np.abs(expected).max():.1e}")
+    expected = theirs[8]()
+    difference = np.abs(ours() - expected).max() / np.abs(expected).max()
+    print(f"relative difference of the maps: {difference:.1e}")
 
     trials = {count: min(seconds(run), seconds(run)) for count, run in theirs.items()}
     best = min(trials, key=lambda count: trials[count])

@@ -1,0 +1,1 @@
+"""Plugins of every kind, as a stranger would write them."""
