@@ -69,7 +69,7 @@ _ROOMS = {
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
-__all__ = sorted([*_HOMES, "API", "drawing"])  # noqa: PLE0605
+__all__ = sorted([*_HOMES, "API", "drawing"])
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ from cnnkit import (
     label_of,
     resolve_targets,
 )
+from cnnkit.plugins.tiles import parse_colourmap
 from cnnkit.plugins.windows import Size, Windows, parse_size
 
 MOST_PICTURES = 20
@@ -71,12 +72,6 @@ def _named_colour(name: str) -> list[float]:
 def parse_target(value: Any) -> str:
     """An index, a label, or several of them in a list, as a person would type them."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def parse_colourmap(value: str) -> str:
-    """The name of a colour map, checked before the windows are computed."""
-    drawing.colourise(np.zeros((1, 1)), value)
-    return value
 
 
 @dataclass(frozen=True)

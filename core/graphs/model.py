@@ -176,7 +176,7 @@ def _assemble(
     chosen = replace(chosen, **{key: value for key, value in given.items() if value})
     chosen = _fitted(chosen, graph, size)
     if None in (chosen.height, chosen.width):
-        assumptions.append("the file fixes no input size: each picture keeps its own; say --size otherwise")
+        assumptions.append("the file fixes no input size: each picture keeps its own; say --input-size otherwise")
     model = Model(
         graph,
         chosen,

@@ -60,6 +60,7 @@ CACHE_SIZE = 144  # side of the decoded training pictures, a little more for cro
 STAGES = ((0.30, 64), (0.75, 96), (1.01, 128))  # until this part of the time, train at this side
 BATCH = 32
 PEAK_RATE = 2e-3
+FINISHING_RATE = 5e-4
 WARM_UP = 0.15  # part of the time during which the learning rate rises
 WEIGHT_DECAY = 0.05
 AVERAGE_DECAY = 0.995  # per step, of the moving average of the weights
@@ -129,6 +130,21 @@ def augment(pictures: Tensor, size: int) -> Tensor:
     return (views * contrast + shift).clamp_(-1, 1).contiguous(memory_format=torch.channels_last)
 
 
+def before(backdrops: Tensor, views: Tensor) -> Tensor:
+    """Half of the views, made smaller and put somewhere on a backdrop; the other half as they are."""
+    n = len(views)
+    factor = 1 / uniform(n, 0.4, 0.9)  # one over the part of the side that the view keeps
+    x, y = (factor - 1) * uniform(n, -1, 1), (factor - 1) * uniform(n, -1, 1)
+    nothing = torch.zeros(n)
+    rows = [factor, nothing, x, nothing, factor, y]
+    grid = F.affine_grid(torch.stack(rows, 1).view(n, 2, 3), list(views.shape), align_corners=False)
+    smaller = F.grid_sample(views, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    shape = F.grid_sample(torch.ones_like(views[:, :1]), grid, padding_mode="zeros", align_corners=False)
+    placed = smaller + (1 - shape) * backdrops
+    chosen = (torch.rand(n) < 0.5).view(n, 1, 1, 1)
+    return torch.where(chosen, placed, views).contiguous(memory_format=torch.channels_last)
+
+
 # ------------------------------------------------------------------------------------------------ the network
 
 
@@ -178,15 +194,17 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def predict(arrays: dict[str, np.ndarray], x: Tensor) -> Tensor:
-    """Logits by the folded arrays alone: convolution, ReLU, pooling, dense."""
+    """Logits by the folded arrays alone."""
+    return logits_of({name: torch.from_numpy(arrays[name]) for name in arrays if name != "labels"}, x)
+
+
+def logits_of(values: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Convolution, ReLU, pooling, dense."""
     for name in CONVOLUTIONS:
-        kernel, bias = torch.from_numpy(arrays[f"{name}.kernel"]), torch.from_numpy(arrays[f"{name}.bias"])
-        x = F.relu(F.conv2d(x, kernel, bias, padding=1))
+        x = F.relu(F.conv2d(x, values[f"{name}.kernel"], values[f"{name}.bias"], padding=1))
         if name in ("block1_conv2", "block2_conv2", "block3_conv2", "block4_conv2"):
             x = F.max_pool2d(x, 2)
-    kernel = torch.from_numpy(arrays["predictions.kernel"])
-    bias = torch.from_numpy(arrays["predictions.bias"])
-    return x.mean((2, 3)) @ kernel + bias
+    return x.mean((2, 3)) @ values["predictions.kernel"] + values["predictions.bias"]
 
 
 @torch.inference_mode()
@@ -285,15 +303,74 @@ def train(folder: Path, out: Path, minutes: float) -> None:
     print(f"saved {numbers} numbers: top-1 {top1:.4f}, top-5 {top5:.4f}")
 
 
+def finish(folder: Path, start: Path, out: Path, minutes: float) -> None:
+    """The second phase, from the arrays of the first: things in a scene, before a backdrop."""
+    torch.manual_seed(1)
+    paths = sorted(folder.glob("*/*.jpg"))
+    scenes = [path for path in paths if path.parent.name == "BACKGROUND_Google"]
+    paths = [path for path in paths if path.parent.name != "BACKGROUND_Google"]
+    train_paths = [path for path in paths if not is_held_out(path)]
+    test_paths = [path for path in paths if is_held_out(path)]
+    with np.load(start) as saved:
+        labels = [str(label) for label in saved["labels"]]
+        values = {name: torch.from_numpy(saved[name]) for name in saved.files if name != "labels"}
+    index = {label: i for i, label in enumerate(labels)}
+    pictures, backdrops = load(train_paths, CACHE_SIZE), load(scenes, CACHE_SIZE)
+    targets = torch.tensor([index[label_of(path.parent.name)] for path in train_paths])
+    chances = torch.bincount(targets).double().rsqrt()[targets]
+    average = {name: value.clone() for name, value in values.items()}
+    for value in values.values():
+        value.requires_grad_()
+    optimiser = torch.optim.AdamW(values.values(), lr=FINISHING_RATE, weight_decay=WEIGHT_DECAY)
+
+    begun, progress, step = time.monotonic(), 0.0, 0
+    while progress < 1:
+        total, seen = 0.0, 0
+        for batch in torch.multinomial(chances, len(targets), replacement=True).split(BATCH):
+            progress = (time.monotonic() - begun) / (60 * minutes)
+            if progress >= 1:
+                break
+            size = 96 if progress < 0.5 else SIZE
+            views = augment(normalise(pictures[batch]), size)
+            scene = augment(normalise(backdrops[torch.randint(len(backdrops), (len(batch),))]), size)
+            for group in optimiser.param_groups:
+                group["lr"] = FINISHING_RATE * min(1, step / 100) * 0.5 * (1 + math.cos(math.pi * progress))
+            loss = F.cross_entropy(
+                logits_of(values, before(scene, views)), targets[batch], label_smoothing=0.1
+            )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            step += 1
+            with torch.no_grad():
+                for name, ours in average.items():
+                    ours.lerp_(values[name], 1 - AVERAGE_DECAY)
+            total, seen = total + loss.item() * len(batch), seen + len(batch)
+        print(f"step {step} loss {total / max(seen, 1):.3f} ({time.monotonic() - begun:.0f} s)", flush=True)
+        arrays = {name: value.numpy() for name, value in average.items()}
+        save(out, arrays | {"labels": np.array(labels)})
+
+    test_targets = torch.tensor([index[label_of(path.parent.name)] for path in test_paths])
+    top1, top5 = measure(arrays, load(test_paths, SIZE), test_targets)
+    print(f"{step * BATCH / len(targets):.1f} epochs: top-1 {top1:.4f}, top-5 {top5:.4f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the default network on Caltech-101.")
     parser.add_argument("folder", type=Path, help="the folder 101_ObjectCategories")
     parser.add_argument("out", type=Path, help="the .npz file to write")
-    parser.add_argument("--minutes", type=float, default=34, help="how long to train (default 34)")
+    parser.add_argument("--minutes", type=float, default=34, help="how long the first phase is (default 34)")
+    parser.add_argument("--finish-minutes", type=float, default=13, help="the second phase (default 13)")
+    parser.add_argument(
+        "--finish-only", action="store_true", help="from OUT_first.npz, the second phase alone"
+    )
     parser.add_argument("--threads", type=int, default=2, help="how many cores to use (default 2)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(arguments.folder, arguments.out, arguments.minutes)
+    first = arguments.out.with_name(arguments.out.stem + "_first.npz")
+    if not arguments.finish_only:
+        train(arguments.folder, first, arguments.minutes)
+    finish(arguments.folder, first, arguments.out, arguments.finish_minutes)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Ended:
 
 
 def environment(sites: tuple[Path, ...], **more: str) -> dict[str, str]:
-    """Of a process that finds the packages in the folders `sites`, and does not know the caller's settings."""
+    """Of a process that finds the packages in the folders `sites` and not the settings of the caller."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CNNKIT_")}
     return {**kept, "PYTHONPATH": os.pathsep.join(map(str, sites)), **PLAIN, **more}
 

@@ -11,7 +11,14 @@ import onnx
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-STRANGERS = [b"", b"\0", b"<!doctype html><title>404</title>", b"PK\3\4" + bytes(60), b"%PDF-1.7\n", b"hello\n" * 99]
+STRANGERS = [
+    b"",
+    b"\0",
+    b"<!doctype html><title>404</title>",
+    b"PK\3\4" + bytes(60),
+    b"%PDF-1.7\n",
+    b"hello\n" * 99,
+]
 
 
 def pictures() -> dict[str, bytes]:
@@ -68,7 +75,16 @@ def damaged_networks(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     random, whole = Random(seed), networks()
     for number in range(count):
         name = random.choice(sorted(whole))
-        harms = [_truncated, _flipped, _flipped, _overwritten, _stranger, _spliced, _odd_network, _odd_network]
+        harms = [
+            _truncated,
+            _flipped,
+            _flipped,
+            _overwritten,
+            _stranger,
+            _spliced,
+            _odd_network,
+            _odd_network,
+        ]
         yield f"{number:04}-{name}", random.choice(harms)(whole[name], random)
 
 
@@ -107,9 +123,18 @@ def _spliced(whole: bytes, random: Random) -> bytes:
 
 def _huge_picture(whole: bytes, random: Random) -> bytes:
     """A PNG that claims to be enormous and holds next to nothing."""
-    width, height = random.choice([(0, 5), (1, 2**31 - 1), (60_000, 60_000), (2**31 - 1, 2**31 - 1), (9_000, 9_000)])
-    header = struct.pack(">IIBBBBB", width, height, random.choice([1, 8, 16]), random.choice([0, 2, 6]), 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(1000))) + _chunk(b"IEND", b"")
+    width, height = random.choice(
+        [(0, 5), (1, 2**31 - 1), (60_000, 60_000), (2**31 - 1, 2**31 - 1), (9_000, 9_000)]
+    )
+    header = struct.pack(
+        ">IIBBBBB", width, height, random.choice([1, 8, 16]), random.choice([0, 2, 6]), 0, 0, 0
+    )
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", header)
+        + _chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + _chunk(b"IEND", b"")
+    )
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -130,7 +155,9 @@ def _odd_network(whole: bytes, random: Random) -> bytes:
     def outside() -> None:
         weight.ClearField("raw_data")
         weight.data_location = onnx.TensorProto.EXTERNAL
-        weight.external_data.add(key="location", value=random.choice(["../../etc/passwd", "/etc/passwd", "gone.bin"]))
+        weight.external_data.add(
+            key="location", value=random.choice(["../../etc/passwd", "/etc/passwd", "gone.bin"])
+        )
 
     harms = [
         lambda: setattr(node, "op_type", random.choice(["Konv", "Relu6", "If", ""])),
@@ -149,9 +176,13 @@ def _odd_network(whole: bytes, random: Random) -> bytes:
         lambda: setattr(model.opset_import[0], "version", random.choice([0, 1, 6, 999])),
         lambda: setattr(model, "ir_version", random.choice([0, 1, 999])),
         lambda: setattr(graph.input[0].type.tensor_type, "elem_type", random.choice([0, 7, 8, 10, 77])),
-        lambda: model.metadata_props.add(key="cnnkit.preprocessing", value=random.choice(["{", "[]", '{"fit": 3}'])),
+        lambda: model.metadata_props.add(
+            key="cnnkit.preprocessing", value=random.choice(["{", "[]", '{"fit": 3}'])
+        ),
         lambda: model.metadata_props.add(key="cnnkit.labels", value=random.choice(["3", '["one"]', "\0"])),
-        lambda: model.metadata_props.add(key="cnnkit.layers", value=random.choice(["{}", '[["a", "nowhere"]]', "["])),
+        lambda: model.metadata_props.add(
+            key="cnnkit.layers", value=random.choice(["{}", '[["a", "nowhere"]]', "["])
+        ),
         cycle,
         outside,
     ]
