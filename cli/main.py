@@ -49,16 +49,15 @@ def rerun(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda, in place of the manifest's", envvar="CNNKIT_DEVICE")
     ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object")] = False,
 ) -> None:
     """Repeat the run that a manifest describes."""
     from cnnkit.cli.terminal import Terminal, show
-    from cnnkit.host.context import Settings
     from cnnkit.host.jobs import rerun
 
     terminal = Terminal()
-    settings = Settings(device) if device else None
-    outcome = rerun(manifest, settings=settings, reporter=terminal, output=output, force=force)
-    show(outcome, terminal)
+    outcome = rerun(manifest, device=device, reporter=terminal, output=output, force=force)
+    show(outcome, terminal, json)
 
 
 @app.command()

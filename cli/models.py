@@ -71,14 +71,20 @@ def layers(
             row["name"],
             row["operator"],
             row["shown"],
-            f"{row['parameters']:,}",
-            f"{row['macs']:,}",
+            _count(row["parameters"]),
+            _count(row["macs"]),
         )
         for row in found["layers"]
     ]
     table(rows, ("index", "layer", "operator", "output", "parameters", "MACs"))
-    total = f"{found['parameters']:,} parameters, {found['macs']:,} MACs"
-    typer.echo(f"{len(rows)} layers, {total} at {found['height']}x{found['width']}", err=True)
+    total = f"{len(rows)} layers, {_count(found['parameters'])} parameters, {_count(found['macs'])} MACs"
+    sized = found["height"] and found["width"]
+    where = f"at {found['height']}x{found['width']}" if sized else "(say --size for a network of any size)"
+    typer.echo(f"{total} {where}", err=True)
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
 
 
 @app.command()

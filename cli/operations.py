@@ -220,6 +220,6 @@ _RUN = [
             envvar="CNNKIT_MAX_MEMORY", rich_help_panel="Running"),
     _option("batch", int | None, "pictures or windows per run of the network; measured when absent", min=1,
             rich_help_panel="Running"),
-    _option("seed", int, "of everything random", 0, rich_help_panel="Running"),
+    _option("seed", int, "of everything random", 0, min=0, rich_help_panel="Running"),
 ]  # fmt: skip
 _SHARED = {False: [*_NETWORK, *_RUN], True: _RUN}

@@ -66,4 +66,4 @@ def new(
     written = write_plugin(name, folder)
     for path in written.files:
         typer.echo(f"wrote {path}", err=True)
-    typer.echo(f"Next: pip install -e {written.folder}[test] && pytest {written.folder}", err=True)
+    typer.echo(f"Next: pip install -e '{written.folder}[test]' && pytest {written.folder}", err=True)

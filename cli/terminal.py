@@ -125,7 +125,8 @@ def show(outcome: "Outcome", terminal: Terminal, json: bool = False, to_stdout: 
         terminal.write(f"error: {outcome.error}")
     if to_stdout and outcome.source is not None and outcome.result is not None:
         if "" not in outcome.result.pictures:
-            raise UsageError("the operation makes no picture for standard output; leave -o - out.")
+            parts = ", ".join(outcome.result.pictures) or "none"
+            raise UsageError(f"-o - needs one main picture, and this run makes {parts}; give a folder/.")
         sys.stdout.buffer.write(outcome.result.picture.encode("png"))
         sys.stdout.buffer.flush()
     elif json:

@@ -1,6 +1,7 @@
 """Classification: the best classes of many pictures in batches, and how often they are right."""
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def _few(names: list[str], most: int = 5) -> str:
 
 
 def _is_whole(text: str) -> bool:
-    return text.strip().lstrip("+-").isdigit()
+    return re.fullmatch(r"\s*[+-]?[0-9]+\s*", text) is not None
 
 
 @hookimpl

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from cnnkit.errors import ModelError, UsageError
+from cnnkit.errors import CnnkitError, ModelError, UsageError
 from cnnkit.graphs import targets
 from cnnkit.graphs.graph import Graph
 from cnnkit.graphs.layers import LAYERS_KEY, Layer
@@ -176,7 +176,7 @@ def _assemble(
     chosen = replace(chosen, **{key: value for key, value in given.items() if value})
     chosen = _fitted(chosen, graph, size)
     if None in (chosen.height, chosen.width):
-        assumptions.append("the file fixes no input size: each picture keeps its own; say --input-size otherwise")
+        assumptions.append("no input size is fixed: each picture keeps its own; say --input-size otherwise")
     model = Model(
         graph,
         chosen,
@@ -191,7 +191,9 @@ def _assemble(
     if not isinstance(labels, list):
         raise ModelError("the metadata 'cnnkit.labels' of the model are no list")
     return (
-        replace(model, labels=_counted(tuple(map(str, labels)), model, "its metadata")) if labels else model
+        replace(model, labels=_counted(tuple(map(str, labels)), model, "its metadata", ModelError))
+        if labels
+        else model
     )
 
 
@@ -231,9 +233,11 @@ def _fitted(chosen: Preprocessing, graph: Graph, size: tuple[int, int] | None) -
     return replace(chosen, height=height, width=width, layout=graph.layout)
 
 
-def _counted(labels: tuple[str, ...], model: Model, origin: str) -> tuple[str, ...]:
+def _counted(
+    labels: tuple[str, ...], model: Model, origin: str, blame: type[CnnkitError] = UsageError
+) -> tuple[str, ...]:
     if len(labels) != model.classes:
-        raise ModelError(f"{origin} hold {len(labels)} labels, but the network has {model.classes} classes")
+        raise blame(f"{origin} hold {len(labels)} labels, but the network has {model.classes} classes")
     return labels
 
 

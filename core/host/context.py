@@ -24,7 +24,8 @@ class Settings:
     """How a job runs, which changes nothing of what it finds but rounding.
 
     `device` is auto, cpu or cuda; `threads` the processor threads (None: all cores); `max_memory` a bound in
-    bytes on what a batch may take (None: half of what is free); `batch` a fixed batch size (None: measured).
+    bytes on what a batch may take (None: a few hundred MB at the most); `batch` a fixed batch size (None:
+    measured).
     """
 
     device: str = "auto"

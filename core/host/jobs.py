@@ -14,7 +14,7 @@ from cnnkit.errors import CnnkitError, DeviceError, ImageError, ModelError, Outp
 from cnnkit.graphs.model import Model
 from cnnkit.host.context import Context, LogReporter, Reporter, Settings
 from cnnkit.host.host import Host, default_host
-from cnnkit.host.manifest import manifest, provenance
+from cnnkit.host.manifest import manifest
 from cnnkit.host.operation import MEMORY, Job, ModelSpec, Operation, portable
 from cnnkit.host.options import build_options, complete, fields_of
 from cnnkit.host.paths import Destination, destination, destinations, expand, read_manifest, stem_of
@@ -54,9 +54,7 @@ class Outcome:
 
     def save(self, destination: Destination, force: bool = False) -> list[Path]:
         """Write the result's files and its manifest; returns their paths. Raises OutputError."""
-        result = self.unwrap()
-        contents = result.contents(destination.suffix, provenance(self.manifest))
-        self.paths = destination.write(contents, {**self.manifest, "data": jsonable(result.data)}, force)
+        self.paths = self.unwrap().write(destination, force)
         return self.paths
 
 
@@ -140,8 +138,8 @@ def execute(
         if not isinstance(result, Result):
             raise TypeError(f"it returned {type(result).__name__}, not a Result")
         to_json_line(result.data)  # raises here, where it is known whose data is no JSON
-        told = manifest(replace(job, sources=tuple(sources)), settings, picture, network, origin)
-        return Outcome(source, result, manifest=told)
+        result.manifest = manifest(replace(job, sources=tuple(sources)), settings, picture, network, origin)
+        return Outcome(source, result, manifest=result.manifest)
 
     def whole(folder: Any) -> Outcome:
         found = operation.run(None if folder is None else Path(folder), network, options, context)
@@ -188,12 +186,14 @@ def deliver(
             raise UsageError(f"-o - holds one picture, but there are {len(job.sources)}; give a folder/.")
         yield from execute(job, host, settings, reporter)
         return
+    whole = complete(build_options(operation.options, job.options, lambda source: source), job.options)
     left: list[tuple[Any, Destination]] = []
     for source, place in zip(job.sources, destinations(job.operation, job.sources, output), strict=True):
-        if skip_existing and _is_done(source, place):
+        if skip_existing and _is_done(replace(job, sources=(source,), options=whole), place):
             yield Outcome(source, skipped=True)
             continue
         try:
+            _spare_the_source(source, place)
             place.refuse_strangers([place.suffix, ".npz"], force)
         except OutputError as error:
             yield Outcome(source, error=error)
@@ -218,17 +218,19 @@ def rerun(
     path: str | Path,
     *,
     host: Host | None = None,
-    settings: Settings | None = None,
+    device: str | None = None,
     reporter: Reporter | None = None,
     output: str | None = None,
     force: bool = False,
 ) -> Outcome:
     """Repeat the job of a manifest and write its outputs again, in the same place or to `output`.
 
-    `settings` stand in for the manifest's. Says where the picture or the network is no longer the one of the
+    `device` stands in for the manifest's. Says where the picture or the network is no longer the one of the
     manifest. Raises UsageError for a file that is no manifest and for a job whose sources came from standard
     input or from memory.
     """
+    if output == "-":
+        raise UsageError("a rerun writes files and a manifest; give -o a file or a folder/.")
     path, host = Path(path), host or default_host()
     reporter = LogReporter() if reporter is None else reporter
     told = read_manifest(path)
@@ -239,11 +241,14 @@ def rerun(
     job = _repeatable(Job.from_json(told["job"]), host, told, path)
     suffixes = [Path(name).suffix for name in told.get("outputs", {}) if not name.endswith(".npz")]
     place = Destination(path.with_name(path.name.removesuffix(".json")), suffixes[0] if suffixes else ".png")
-    if output is not None:
-        place = destination(stem_of(job.sources[0]) if job.sources else job.operation, job.operation, output)
-    outcomes = list(execute(job, host, settings or Settings(**told["settings"]), reporter))
+    settings = Settings(**told["settings"])
+    outcomes = list(execute(job, host, replace(settings, device=device or settings.device), reporter))
     outcome = outcomes[0 if told["picture"] else -1]
     outcome.unwrap()
+    if output is not None and told["picture"]:
+        place = destination(stem_of(job.sources[0]), job.operation, output)
+    elif output is not None:
+        place = _place_of_the_whole(job, outcome, output)
     for what in ("picture", "model"):
         before, now = told.get(what) or {}, outcome.manifest.get(what) or {}
         if before.get("sha256") != now.get("sha256"):
@@ -360,9 +365,20 @@ def _blamed(operation: Operation, source: Any, error: BaseException) -> CnnkitEr
     return crash
 
 
-def _is_done(source: Any, place: Destination) -> bool:
+def _is_done(job: Job, place: Destination) -> bool:
+    """Whether the manifest there is of the same job and all that it lists is there too."""
     told = read_manifest(place.manifest)
-    return told is not None and told["job"]["sources"] == [portable(source)]
+    if told is None or job.sources == ("-",):
+        return False
+    model = job.model if told["model"] else None
+    asked = jsonable(replace(job, model=model).to_json())
+    return bool(told["job"] == asked) and all(place.stem.with_name(name).exists() for name in told["outputs"])
+
+
+def _spare_the_source(source: Any, place: Destination) -> None:
+    """Refuse to write a result onto the picture that it is made of, forced or not."""
+    if isinstance(source, str | Path) and place.path(place.suffix).absolute() == Path(source).absolute():
+        raise OutputError(f"{source} is the picture itself; choose another name with -o.")
 
 
 def _repeatable(job: Job, host: Host, told: Mapping[str, Any], path: Path) -> Job:

@@ -65,7 +65,7 @@ class ModelSpec:
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; paths are made absolute."""
         path = Path(self.name)
-        is_path = path.suffix == ".onnx" or len(path.parts) > 1
+        is_path = path.suffix == ".onnx" or len(path.parts) > 1 or path.is_file()
         name = str(path.absolute()) if is_path else self.name
         labels = str(Path(self.labels).absolute()) if self.labels else None
         return {**asdict(self), "name": name, "labels": labels}

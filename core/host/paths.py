@@ -1,6 +1,7 @@
 """Which files a job reads and which it writes."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.errors import OutputError, UsageError
-from cnnkit.host.operation import Job
+from cnnkit.host.operation import Job, portable
 from cnnkit.images.files import write_atomically
 from cnnkit.images.image import SUFFIXES
 
@@ -53,6 +54,8 @@ class Destination:
         self.refuse_strangers([".json", *contents], force)
         _make_folder(self.stem.parent)
         outputs = {self.path(ending): content for ending, content in contents.items()}
+        for path in self._left_over(outputs):
+            path.unlink()
         for path, content in outputs.items():
             write_atomically(path, content)
         listed = {path.name: sha256(content).hexdigest() for path, content in outputs.items()}
@@ -60,13 +63,22 @@ class Destination:
         write_atomically(self.manifest, (text + "\n").encode())
         return [*outputs, self.manifest]
 
+    def _left_over(self, outputs: Iterable[Path]) -> list[Path]:
+        """What an earlier run wrote here, as it wrote it, and this one does not write again."""
+        manifest = read_manifest(self.manifest)
+        before = [self.manifest.with_name(name) for name in (manifest or {}).get("outputs", {})]
+        return [
+            path for path in before if path not in outputs and path.is_file() and _is_listed(path, manifest)
+        ]
+
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest at `path`, or None when there is no file, or one that is no manifest of cnnkit."""
     try:
         manifest = json.loads(path.read_bytes())
         Job.from_json(manifest["job"])
-        return manifest if "cnnkit" in manifest and isinstance(manifest["outputs"], dict) else None
+        whole = {"cnnkit", "settings", "picture", "model"} <= manifest.keys()
+        return manifest if whole and isinstance(manifest["outputs"], dict) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -97,18 +109,21 @@ def destinations(operation: str, sources: Sequence[Any], output: str | None) -> 
 
     Without `output` it goes beside its source (into the working folder for samples, standard input and
     pictures from memory); with a folder, into that folder; with a file, there, which needs a single source.
-    Two sources that would get the same name are told apart by a number. Raises UsageError.
+    Two sources that would get the same name, in this call or an earlier one, are told apart by a number.
+    Raises UsageError.
     """
-    if output is not None and not _is_folder(output) and len(sources) > 1:
-        raise UsageError(
-            f"-o {output} is one file, but there are {len(sources)} pictures; give a folder: -o {output}/"
-        )
+    if output is not None and not _is_folder(output):
+        if len(sources) > 1:
+            raise UsageError(
+                f"-o {output} is one file, but there are {len(sources)} pictures; give a folder: -o {output}/"
+            )
+        return [destination(stem_of(source), operation, output) for source in sources]
     taken: set[Path] = set()
     found = []
     for source in sources:
         where = output if output is not None else f"{_folder_of(source)}/"
         place, number = destination(stem_of(source), operation, where), 2
-        while place.stem in taken:
+        while place.stem in taken or _is_of_another(place, source):
             place, number = destination(f"{stem_of(source)}_{number}", operation, where), number + 1
         taken.add(place.stem)
         found.append(place)
@@ -118,9 +133,12 @@ def destinations(operation: str, sources: Sequence[Any], output: str | None) -> 
 def destination(name: str, operation: str, output: str | None) -> Destination:
     """Where a result called `name` goes: into the folder (None: the working folder) or file `output`."""
     if output is None or _is_folder(output):
+        name = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "picture"  # it may come out of a network's file
         return Destination(Path(output or "") / f"{name}.{operation}")
     path = Path(output)
     stem = path.with_name(path.stem)
+    if not path.suffix:
+        raise UsageError(f"-o {path} is neither a folder ({path}/) nor a file with a suffix ({path}.png).")
     if path.suffix.lower() in (".json", ".npz"):
         return Destination(stem)
     if path.suffix.lower() not in SUFFIXES:
@@ -129,6 +147,15 @@ def destination(name: str, operation: str, output: str | None) -> Destination:
             "(a folder's name ends in /)."
         )
     return Destination(stem, path.suffix.lower())
+
+
+def _is_of_another(place: Destination, source: Any) -> bool:
+    """Whether an earlier run wrote there what it made of another picture, by its name or by its path."""
+    manifest, wanted = read_manifest(place.manifest), portable(source)
+    had = manifest["job"]["sources"] if manifest else []
+    if len(had) != 1 or not isinstance(had[0], str) or wanted is None or had[0] == wanted:
+        return False
+    return Path(had[0]).name != Path(wanted).name or Path(had[0]).exists()
 
 
 def stem_of(source: Any) -> str:

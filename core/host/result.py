@@ -5,13 +5,17 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.images.image import SUFFIXES, Image
+
+if TYPE_CHECKING:
+    from cnnkit.host.paths import Destination
 
 
 @dataclass
@@ -21,7 +25,7 @@ class Result:
     The main picture has the name "" and is saved as `photo.occlusion.png`; a picture "grid" becomes
     `photo.occlusion.grid.png`. All arrays go into one `photo.occlusion.npz`; `data` is JSON-able and goes
     into the manifest `photo.occlusion.json`; a file "gradient.onnx" becomes `photo.occlusion.gradient.onnx`.
-    `text` is what the command line prints. Ask `save` (or `cnnkit.map`'s outcome) to write them.
+    `text` is what the command line prints. `manifest` says what the result was made of; the host fills it in.
     """
 
     pictures: dict[str, Image] = field(default_factory=dict)
@@ -29,11 +33,30 @@ class Result:
     data: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     text: str = ""
+    manifest: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def picture(self) -> Image:
         """The main picture. Raises KeyError when there is none."""
         return self.pictures[""]
+
+    def save(self, output: str | Path, force: bool = False) -> list[Path]:
+        """Write everything and the manifest, and return the paths: into a folder ("heat/"), or to a file.
+
+        Raises OutputError where something is in the way that cnnkit did not write, unless `force` is set.
+        """
+        from cnnkit.host.paths import destination, stem_of
+
+        (source,) = self.manifest["job"]["sources"] or [self.manifest["job"]["operation"]]
+        name = "picture" if source is None else stem_of(source)
+        return self.write(destination(name, self.manifest["job"]["operation"], str(output)), force)
+
+    def write(self, destination: "Destination", force: bool = False) -> list[Path]:
+        """As `save`, to a `Destination`."""
+        from cnnkit.host.manifest import provenance
+
+        contents = self.contents(destination.suffix, provenance(self.manifest))
+        return destination.write(contents, {**self.manifest, "data": jsonable(self.data)}, force)
 
     def contents(self, suffix: str, provenance: Mapping[str, Any]) -> dict[str, bytes]:
         """The bytes of every output by the ending of its file's name, such as ".png" or ".grid.png"."""

@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from typing import Any
 
-from cnnkit.errors import DeviceError
+from cnnkit.errors import DeviceError, UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -30,7 +30,7 @@ def providers(device: str) -> list[str]:
     for any other word.
     """
     if device not in DEVICES:
-        raise DeviceError(f"there is no device '{device}'; choose one of {', '.join(DEVICES)}")
+        raise UsageError(f"there is no device '{device}'; choose one of {', '.join(DEVICES)}")
     if device != "cpu":
         problem = cuda_problem()
         if not problem:

@@ -17,8 +17,8 @@ from cnnkit.runtime.device import available_memory, onnxruntime, providers, sess
 
 LARGEST_BATCH = 32
 SMALLEST_BATCH = 4
-"""Dense layers round differently for 1, 2 and 3 pictures, and alike for every multiple of 4: so the batch size,
-which is measured and varies from run to run, leaves no trace in the results."""
+"""Dense layers round differently for 1, 2 and 3 pictures, and alike for every multiple of 4: so the size of a
+batch, which is measured and varies from run to run, leaves no trace in the results."""
 DEFAULT_MEMORY = {"cpu": 128 << 20, "cuda": 2 << 30}
 """Bytes of activations of one batch: on a CPU, larger batches were seen to gain little."""
 

@@ -97,8 +97,8 @@ def uniform(n: int, low: float, high: float) -> Tensor:
     return torch.rand(n) * (high - low) + low
 
 
-def augment(pictures: Tensor, size: int) -> Tensor:
-    """Random views, (N, 3, size, size), of normalised pictures."""
+def augment(pictures: Tensor, size: int, stretched: float = 0.14) -> Tensor:
+    """Random views, (N, 3, size, size), of normalised pictures; `stretched` is half the logarithm of the aspect."""
     n = len(pictures)
     if pictures.shape[-1] >= 2 * size:
         pictures = F.avg_pool2d(pictures, 2)  # else the resampling below would skip pixels
@@ -107,7 +107,7 @@ def augment(pictures: Tensor, size: int) -> Tensor:
     # for a quarter up to twice the picture, whose surrounding is then its mirror image.
     side = uniform(n, 0.35, 1.0).sqrt()
     side = torch.where(torch.rand(n) < 0.25, uniform(n, 1.0, 2.0), side)
-    stretch = torch.exp(uniform(n, -0.14, 0.14))  # aspect ratios 3:4 to 4:3
+    stretch = torch.exp(uniform(n, -stretched, stretched))  # by default aspect ratios 3:4 to 4:3
     width, height = side * stretch, side / stretch
     x = (1 - width).abs() * uniform(n, -1, 1)
     y = (1 - height).abs() * uniform(n, -1, 1)
@@ -331,7 +331,7 @@ def finish(folder: Path, start: Path, out: Path, minutes: float) -> None:
             if progress >= 1:
                 break
             size = 96 if progress < 0.5 else SIZE
-            views = augment(normalise(pictures[batch]), size)
+            views = augment(normalise(pictures[batch]), size, stretched=0.35)
             scene = augment(normalise(backdrops[torch.randint(len(backdrops), (len(batch),))]), size)
             for group in optimiser.param_groups:
                 group["lr"] = FINISHING_RATE * min(1, step / 100) * 0.5 * (1 + math.cos(math.pi * progress))

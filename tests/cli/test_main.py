@@ -124,7 +124,7 @@ def test_new_plugin_passes_its_own_tests(
     cnnkit: Run, install: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     made = cnnkit("plugins", "new", "edges2")
-    assert (made.code, made.out) == (0, "") and "pip install -e cnnkit-edges2[test]" in made.err
+    assert (made.code, made.out) == (0, "") and "pip install -e 'cnnkit-edges2[test]'" in made.err
     package = tmp_path / "cnnkit-edges2"
     site = install(package)
     command = [

@@ -11,6 +11,7 @@ from cnnkit import Image, OutputError, UsageError
 from cnnkit.host.paths import Destination, destination, destinations, expand, read_manifest, stem_of
 
 JOB = {"operation": "x", "sources": [], "model": None, "options": {}, "seed": 0}
+MANIFEST = {"cnnkit": "1", "job": JOB, "settings": {}, "picture": None, "model": None}
 
 
 def stems(sources: list[Any], output: str | None = None) -> list[str]:
@@ -64,9 +65,7 @@ def test_folders(tmp_path: Path) -> None:
         b"x",
     ]
     assert expand([root], recursive=True) == [f"{root}/a.JPG", f"{root}/b.png", f"{root}/deep/d.gif"]
-    Destination(tmp_path / "b.edges").write(
-        {".png": b"", ".grid.png": b"", ".npz": b""}, {"cnnkit": "1", "job": JOB}, False
-    )
+    Destination(tmp_path / "b.edges").write({".png": b"", ".grid.png": b"", ".npz": b""}, MANIFEST, False)
     assert expand([root]) == [f"{root}/a.JPG", f"{root}/b.png"]
     (tmp_path / "empty").mkdir()
     assert expand([tmp_path / "empty"]) == [tmp_path / "empty"]
@@ -75,7 +74,7 @@ def test_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "{}", "[]", "7", "\0", '{"job": {}}', '{"cnnkit": "1", "job": 3, "outputs": {}}', "[" * 99999,
-     json.dumps({"cnnkit": "1", "job": JOB}), json.dumps({"cnnkit": "1", "job": JOB, "outputs": []})],
+     json.dumps(MANIFEST), json.dumps({**MANIFEST, "outputs": []})],
 )  # fmt: skip
 def test_what_is_no_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
@@ -85,7 +84,7 @@ def test_what_is_no_manifest(tmp_path: Path, text: str) -> None:
 
 def test_only_what_cnnkit_wrote_is_overwritten(tmp_path: Path) -> None:
     place = Destination(tmp_path / "new" / "photo.edges")
-    manifest = {"cnnkit": "1", "job": JOB}
+    manifest = dict(MANIFEST)
     paths = place.write({".png": b"one", ".npz": b"two"}, manifest, False)
     assert [path.name for path in paths] == ["photo.edges.png", "photo.edges.npz", "photo.edges.json"]
     place.write({".png": b"three", ".npz": b"two"}, manifest, False)
