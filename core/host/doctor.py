@@ -12,7 +12,7 @@ from cnnkit.host.catalogue import store
 from cnnkit.host.host import HOOKS, Host
 
 LIBRARIES = "cnnkit onnxruntime onnxruntime-gpu onnx numpy pillow pluggy typer matplotlib".split()
-VARIABLES = "CNNKIT_HOME CNNKIT_DISABLE CNNKIT_STRICT CNNKIT_MODEL CNNKIT_DEVICE CNNKIT_THREADS".split()
+VARIABLES = [f"CNNKIT_{name}" for name in "HOME DISABLE STRICT MODEL DEVICE THREADS MAX_MEMORY".split()]
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,19 @@ def _plugins(complaints: list[str]) -> dict[str, Any]:
 
 
 def _first_run(complaints: list[str]) -> str:
-    from cnnkit.host.jobs import run
+    """What the default network sees in a sample, by the runtime alone, so that no plugin is to blame."""
+    from cnnkit.graphs.targets import label_of
+    from cnnkit.host.operation import ModelSpec
+    from cnnkit.images.image import Image
+    from cnnkit.runtime.session import Session
 
     try:
-        result = run("classify", "sample:portrait")
+        model = Host(disabled=()).model(ModelSpec())
+        prepared = model.preprocessing.apply(Image.load("sample:portrait"))
+        scores = model.probabilities
+        (found,) = scores.of(Session(model).run(prepared.tensor, [scores.tensor]))
     except CnnkitError as error:
         complaints.append(f"the default network does not run: {error}")
         return "fails"
-    best = result.data["classes"][0]
-    return f"sees '{best['label']}' in sample:portrait ({best['score']:.2f})"
+    best = int(found.argmax())
+    return f"sees '{label_of(best, model.labels)}' in sample:portrait ({found[best]:.2f})"
