@@ -93,7 +93,7 @@ def uniform(n: int, low: float, high: float) -> Tensor:
 
 
 def augment(pictures: Tensor, size: int, stretched: float = 0.14) -> Tensor:
-    """Random views, (N, 3, size, size), of normalised pictures, stretched by up to exp(stretched) each way."""
+    """Random views, (N, 3, size, size), of pictures, stretched by at most exp(stretched) a side."""
     n = len(pictures)
     if pictures.shape[-1] >= 2 * size:
         pictures = F.avg_pool2d(pictures, 2)  # else the resampling below would skip pixels
