@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import cnnkit
 from cnnkit import Model, Preprocessing, Session, measure
 from cnnkit.models import default, small_vgg
 
@@ -73,3 +74,12 @@ def test_the_file_that_is_shipped() -> None:
     assert [layer.name for layer in model.find("block?_conv?")] == [
         f"block{block}_conv{number}" for block in range(1, 6) for number in (1, 2)
     ]
+
+
+def test_it_finds_the_face_in_the_portrait() -> None:
+    result = cnnkit.run("occlusion", "sample:portrait")
+    assert result.data["targets"][0]["label"] == "face"
+    heat = result.arrays["heatmap"][0]
+    face = np.zeros(heat.shape, bool)
+    face[38:81, 45:88] = True  # rows 180 to 380 and columns 180 to 350 of the photograph
+    assert heat[face].mean() > 3 * np.maximum(heat[~face], 0).mean()
