@@ -53,7 +53,7 @@ def rerun(
 ) -> None:
     """Repeat the run that a manifest describes."""
     from cnnkit.cli.terminal import Terminal, show
-    from cnnkit.host.jobs import rerun
+    from cnnkit.host.delivery import rerun
 
     terminal = Terminal()
     outcome = rerun(manifest, device=device, reporter=terminal, output=output, force=force)

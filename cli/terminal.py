@@ -88,8 +88,8 @@ def carry_out(
 ) -> None:
     """Run one operation as the command line asked, and leave with its exit code."""
     from cnnkit.host.context import Settings, bytes_of
+    from cnnkit.host.delivery import deliver
     from cnnkit.host.host import default_host
-    from cnnkit.host.jobs import deliver
     from cnnkit.host.operation import Job, ModelSpec, size_of
 
     terminal = Terminal(quiet)

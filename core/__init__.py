@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from cnnkit.graphs.targets import resolve_targets as resolve_targets
     from cnnkit.host.context import Context as Context
     from cnnkit.host.context import Settings as Settings
+    from cnnkit.host.delivery import rerun as rerun
     from cnnkit.host.hookspecs import Network as Network
     from cnnkit.host.hookspecs import hookimpl as hookimpl
     from cnnkit.host.host import Host as Host
     from cnnkit.host.jobs import Outcome as Outcome
     from cnnkit.host.jobs import map as map
-    from cnnkit.host.jobs import rerun as rerun
     from cnnkit.host.jobs import run as run
     from cnnkit.host.operation import Job as Job
     from cnnkit.host.operation import ModelSpec as ModelSpec
@@ -59,7 +59,8 @@ _ROOMS = {
     "host.context": "Context Settings",
     "host.hookspecs": "Network hookimpl",
     "host.host": "Host",
-    "host.jobs": "Outcome map rerun run",
+    "host.delivery": "rerun",
+    "host.jobs": "Outcome map run",
     "host.operation": "Job ModelSpec Operation",
     "host.options": "Option",
     "host.result": "Result",

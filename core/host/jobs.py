@@ -1,23 +1,22 @@
-"""Run, map, rerun: what the command line, Python and other programs all call.
+"""Run and map: carry out a job. What the command line, Python and other programs all call.
 
 Job --execute--> Outcome, Outcome, …     one per picture: its Result, or the error that stopped it
-    --deliver--> the same, with their files and manifests on disk
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cnnkit.errors import CnnkitError, DeviceError, ImageError, ModelError, OutputError, UsageError
+from cnnkit.errors import CnnkitError, DeviceError, ImageError, ModelError, UsageError
 from cnnkit.graphs.model import Model
 from cnnkit.host.context import Context, LogReporter, Reporter, Settings
 from cnnkit.host.host import Host, default_host
 from cnnkit.host.manifest import manifest
-from cnnkit.host.operation import MEMORY, Job, ModelSpec, Operation, portable
-from cnnkit.host.options import build_options, complete, fields_of
-from cnnkit.host.paths import Destination, destination, destinations, expand, read_manifest, stem_of
+from cnnkit.host.operation import Job, ModelSpec, Operation, portable
+from cnnkit.host.options import build_options, complete
+from cnnkit.host.paths import Destination, stem_of
 from cnnkit.host.result import Result, jsonable, to_json_line
 from cnnkit.images.image import Image
 
@@ -161,102 +160,6 @@ def execute(
         yield from _in_a_stream(operation, job, network, options, context, outcome)
 
 
-def deliver(
-    job: Job,
-    host: Host,
-    settings: Settings,
-    reporter: Reporter,
-    *,
-    output: str | None = None,
-    force: bool = False,
-    skip_existing: bool = False,
-    recursive: bool = False,
-) -> Iterator[Outcome]:
-    """Carry out a job and write every result with its manifest.
-
-    Results go beside their sources, or to `output`, a file or a folder; with "-" nothing is written, the
-    caller has the pictures. A result that is data only is written where `output` is given. `skip_existing`
-    leaves out sources whose manifest is there already, `recursive` looks into the sub-folders of folders.
-    """
-    operation = host.operation(job.operation)
-    if operation.takes != "folder":
-        job = replace(job, sources=tuple(expand(job.sources, recursive)))
-    if output == "-":
-        if len(job.sources) > 1:
-            raise UsageError(f"-o - holds one picture, but there are {len(job.sources)}; give a folder/.")
-        yield from execute(job, host, settings, reporter)
-        return
-    whole = complete(build_options(operation.options, job.options, lambda source: source), job.options)
-    left: list[tuple[Any, Destination]] = []
-    for source, place in zip(job.sources, destinations(job.operation, job.sources, output), strict=True):
-        if skip_existing and _is_done(replace(job, sources=(source,), options=whole), place):
-            yield Outcome(source, skipped=True)
-            continue
-        try:
-            _spare_the_source(source, place)
-            place.refuse_strangers([place.suffix, ".npz"], force)
-        except OutputError as error:
-            yield Outcome(source, error=error)
-        else:
-            left.append((source, place))
-    if job.sources and not left:
-        return
-    waiting = deque(place for _, place in left)
-    job = replace(job, sources=tuple(source for source, _ in left))
-    for outcome in execute(job, host, settings, reporter):
-        place = waiting.popleft() if outcome.source is not None else _place_of_the_whole(job, outcome, output)
-        result = outcome.result
-        if result and (output is not None or result.pictures or result.arrays or result.files):
-            try:
-                outcome.save(place, force)
-            except Exception as error:
-                outcome.error = _blamed(operation, outcome.source, error)
-        yield outcome
-
-
-def rerun(
-    path: str | Path,
-    *,
-    host: Host | None = None,
-    device: str | None = None,
-    reporter: Reporter | None = None,
-    output: str | None = None,
-    force: bool = False,
-) -> Outcome:
-    """Repeat the job of a manifest and write its outputs again, in the same place or to `output`.
-
-    `device` stands in for the manifest's. Says where the picture or the network is no longer the one of the
-    manifest. Raises UsageError for a file that is no manifest and for a job whose sources came from standard
-    input or from memory.
-    """
-    if output == "-":
-        raise UsageError("a rerun writes files and a manifest; give -o a file or a folder/.")
-    path, host = Path(path), host or default_host()
-    reporter = LogReporter() if reporter is None else reporter
-    told = read_manifest(path)
-    if told is None:
-        raise UsageError(
-            f"{path} is no manifest of cnnkit (a run writes one beside its outputs, ending in .json)."
-        )
-    job = _repeatable(Job.from_json(told["job"]), host, told, path)
-    suffixes = [Path(name).suffix for name in told.get("outputs", {}) if not name.endswith(".npz")]
-    place = Destination(path.with_name(path.name.removesuffix(".json")), suffixes[0] if suffixes else ".png")
-    settings = Settings(**told["settings"])
-    outcomes = list(execute(job, host, replace(settings, device=device or settings.device), reporter))
-    outcome = outcomes[0 if told["picture"] else -1]
-    outcome.unwrap()
-    if output is not None and told["picture"]:
-        place = destination(stem_of(job.sources[0]), job.operation, output)
-    elif output is not None:
-        place = _place_of_the_whole(job, outcome, output)
-    for what in ("picture", "model"):
-        before, now = told.get(what) or {}, outcome.manifest.get(what) or {}
-        if before.get("sha256") != now.get("sha256"):
-            reporter.say(f"the {what} is not the same file as in {path.name}: expect another result")
-    outcome.save(place, force)
-    return outcome
-
-
 Made = Callable[[Any, Image | None, Result, Sequence[Any]], Outcome]
 
 
@@ -310,9 +213,9 @@ def _in_a_stream(
     except (Exception, SystemExit) as error:
         stop = error
         if not pending:
-            yield Outcome(None, error=_blamed(operation, None, error))
+            yield Outcome(None, error=blamed(operation, None, error))
     for source, _, problem in [*pending, *((source, None, None) for source in unread)]:
-        yield Outcome(source, error=problem or _blamed(operation, source, stop))
+        yield Outcome(source, error=problem or blamed(operation, source, stop))
 
 
 def _attempt(operation: Operation, source: Any, act: Callable[[Any], Outcome]) -> Outcome:
@@ -320,7 +223,7 @@ def _attempt(operation: Operation, source: Any, act: Callable[[Any], Outcome]) -
     try:
         return act(source)
     except (Exception, SystemExit) as error:
-        return Outcome(source, error=_blamed(operation, source, error))
+        return Outcome(source, error=blamed(operation, source, error))
 
 
 def _load(source: Any, context: Context) -> Image:
@@ -351,7 +254,7 @@ def _origin(host: Host, name: str) -> str:
     )
 
 
-def _blamed(operation: Operation, source: Any, error: BaseException) -> CnnkitError:
+def blamed(operation: Operation, source: Any, error: BaseException) -> CnnkitError:
     """The error as a sentence about this source. Raises it again where no other source could escape it."""
     if isinstance(error, UsageError | ModelError | DeviceError):
         raise error
@@ -363,47 +266,3 @@ def _blamed(operation: Operation, source: Any, error: BaseException) -> CnnkitEr
     crash = CnnkitError(f"the operation {operation.name} failed{where}: {story}; --debug shows where.")
     crash.__cause__ = error
     return crash
-
-
-def _is_done(job: Job, place: Destination) -> bool:
-    """Whether the manifest there is of the same job and all that it lists is there too."""
-    told = read_manifest(place.manifest)
-    if told is None or job.sources == ("-",):
-        return False
-    model = job.model if told["model"] else None
-    asked = jsonable(replace(job, model=model).to_json())
-    return bool(told["job"] == asked) and all(place.stem.with_name(name).exists() for name in told["outputs"])
-
-
-def _spare_the_source(source: Any, place: Destination) -> None:
-    """Refuse to write a result onto the picture that it is made of, forced or not."""
-    if isinstance(source, str | Path) and place.path(place.suffix).absolute() == Path(source).absolute():
-        raise OutputError(f"{source} is the picture itself; choose another name with -o.")
-
-
-def _repeatable(job: Job, host: Host, told: Mapping[str, Any], path: Path) -> Job:
-    sources = [*job.sources]
-    for option in fields_of(host.operation(job.operation).options):
-        if option.is_picture and (value := job.options.get(option.name)):
-            sources += value if option.many else [value]
-    for source in sources:
-        if source in (None, "-", MEMORY):
-            origin = "standard input" if source == "-" else "memory"
-            raise UsageError(
-                f"{path} was made from a picture out of {origin}, which cannot be read again; "
-                f"run {job.operation} on a file instead."
-            )
-    if told.get("model") and job.model is None:
-        raise UsageError(
-            f"{path} was made with a network out of memory; run {job.operation} with an ONNX file."
-        )
-    return job
-
-
-def _place_of_the_whole(job: Job, outcome: Outcome, output: str | None) -> Destination:
-    """Where a result goes that is about all pictures together, or about the network alone."""
-    if not job.sources:
-        return destination((outcome.manifest.get("model") or {}).get("name", "cnnkit"), job.operation, output)
-    place = destination("summary", job.operation, output)
-    one_file = output is not None and place.stem.name != f"summary.{job.operation}"
-    return replace(place, stem=place.path(".summary")) if one_file else place

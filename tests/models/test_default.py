@@ -39,6 +39,7 @@ def test_the_layers_and_their_shapes() -> None:
     assert model.preprocessing == Preprocessing.preset("tf", height=128, width=128)
 
 
+@pytest.mark.oracle
 def test_it_computes_what_torch_computes() -> None:
     torch = pytest.importorskip("torch")
     weights = random_weights()

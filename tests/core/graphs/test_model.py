@@ -108,7 +108,7 @@ def test_label_files_that_will_not_do(write: Write, small: onnx.ModelProto, tmp_
     with pytest.raises(UsageError, match="no label file"):
         Model.load(path, labels=labels)
     labels.write_text("one\ntwo\n")
-    with pytest.raises(ModelError, match="hold 2 labels, but the network has 3 classes"):
+    with pytest.raises(UsageError, match="hold 2 labels, but the network has 3 classes"):
         Model.load(path, labels=labels)
     labels.write_text('{"first": "cat"}')
     with pytest.raises(UsageError, match="neither a list"):
@@ -142,7 +142,7 @@ def test_mobilenet(data: Path) -> None:
     model = Model.load(data / "weights" / "mobilenet_v1_0.25_128.onnx", labels=labels)
     assert (model.classes, model.labels[282], len(model.layers)) == (1001, "tabby, tabby cat", 59)
     assert (model.logits.tensor, model.probabilities.tensor) == ("Flatten_57", "output")
-    with pytest.raises(ModelError, match="hold 1000 labels, but the network has 1001"):
+    with pytest.raises(UsageError, match="hold 1000 labels, but the network has 1001"):
         Model.load(
             data / "weights" / "mobilenet_v1_0.25_128.onnx",
             labels=data / "labels" / "imagenet_class_index.json",

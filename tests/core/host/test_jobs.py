@@ -30,7 +30,7 @@ from cnnkit import (
     UsageError,
 )
 from cnnkit.host.context import LogReporter, Settings, bytes_of
-from cnnkit.host.jobs import deliver
+from cnnkit.host.delivery import deliver
 from cnnkit.host.operation import size_of
 
 

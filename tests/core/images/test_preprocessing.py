@@ -154,6 +154,7 @@ def test_plain_bilinear_by_hand() -> None:
     np.testing.assert_allclose(plain(grey_row([0, 1, 2, 3, 4]), 1, 2)[0, :, 0], [0.75, 3.25], atol=1e-4)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("had", "wanted"), [((37, 50), (15, 15)), ((9, 7), (31, 40)), ((50, 9), (20, 20))])
 def test_plain_bilinear_against_torch(had: tuple[int, int], wanted: tuple[int, int]) -> None:
     torch = pytest.importorskip("torch")
@@ -222,6 +223,7 @@ def test_resize_map_by_hand() -> None:
     np.testing.assert_allclose(resize_map(checker, 2, 2), np.full((2, 2), 0.5), atol=0.05)  # averaged
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("had", "wanted"), [((7, 7), (224, 224)), ((4, 6), (9, 31)), ((5, 5), (5, 12))])
 def test_resize_map_against_torch(had: tuple[int, int], wanted: tuple[int, int]) -> None:
     torch = pytest.importorskip("torch")

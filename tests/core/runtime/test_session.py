@@ -176,7 +176,7 @@ def test_what_does_not_fit_the_memory_is_not_tried() -> None:
 def test_devices(capfd: pytest.CaptureFixture[str]) -> None:
     assert session(network()).device == "cpu"
     assert Session(Model.of(network()), "auto").device in ("cpu", "cuda")
-    with pytest.raises(DeviceError, match="there is no device 'tpu'; choose one of auto, cpu, cuda"):
+    with pytest.raises(UsageError, match="there is no device 'tpu'; choose one of auto, cpu, cuda"):
         Session(Model.of(network()), "tpu")
     assert capfd.readouterr() == ("", "")
 
