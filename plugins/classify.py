@@ -44,7 +44,7 @@ def classify(
     watched = model.probabilities if options.score == "probabilities" else model.logits
     for output in context.session(model).map(tensors(), [watched.tensor]):
         name, source = waiting.popleft()
-        scores = watched.of({watched.tensor: output[watched.tensor][None]})[0]
+        scores = watched.of_one(output)
         order = np.argsort(-scores, kind="stable").tolist()
         data: dict[str, Any] = {
             "picture": name,

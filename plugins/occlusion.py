@@ -6,7 +6,7 @@ a pixel is the mean of f(x) - f(x with the window hidden) over the windows that 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,6 @@ from cnnkit import (
     Operation,
     Option,
     Result,
-    Scores,
     drawing,
     hookimpl,
     label_of,
@@ -158,7 +157,7 @@ def occlusion(picture: Image, model: Model, options: OcclusionOptions, context: 
 
     inputs = windows.inputs(prepared.tensor[0], hidden, model.preprocessing.layout)
     outputs = context.progress(session.map(inputs, taps), len(windows), f"{picture.name}: windows")
-    hidden_scores = np.stack([_scores(watched, output)[classes] for output in outputs])
+    hidden_scores = np.stack([watched.of_one(output)[classes] for output in outputs])
     drops = (scores[classes] - hidden_scores).T.reshape(len(classes), *windows.shape)
     heatmap = np.stack([windows.mean(drop) for drop in drops])
 
@@ -187,12 +186,6 @@ def occlusion(picture: Image, model: Model, options: OcclusionOptions, context: 
         pictures[part] = _picture(picture, heat, targets[number], options)
     arrays = {"classes": np.array(classes), "drops": drops, "heatmap": heatmap}
     return Result(pictures, arrays, data, text=_text(picture, data))
-
-
-def _scores(watched: Scores, output: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-    """(classes,) out of what a session's `map` returned for one input."""
-    scores: NDArray[np.float32] = watched.of({watched.tensor: output[watched.tensor][None]})[0]
-    return scores
 
 
 # What is told and shown

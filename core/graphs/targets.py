@@ -29,6 +29,11 @@ class Scores:
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
+    def of_one(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The scores (classes,) out of what `Session.map` yields for one picture."""
+        scores: NDArray[np.float32] = self.of({self.tensor: outputs[self.tensor][None]})[0]
+        return scores
+
 
 def logits(graph: Graph) -> Scores:
     """The scores under the final Softmax, LogSoftmax or Sigmoid; the output itself where there is none."""

@@ -35,7 +35,8 @@ def deliver(
 
     Results go beside their sources, or to `output`, a file or a folder; with "-" nothing is written, the
     caller has the pictures. A result that is data only is written where `output` is given. `skip_existing`
-    leaves out sources whose manifest is there already, `recursive` looks into the sub-folders of folders.
+    leaves out sources for which the same job has left its manifest and files, `recursive` looks into the
+    sub-folders of folders.
     """
     operation = host.operation(job.operation)
     if operation.takes != "folder":

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from said import Said
 
 from cnnkit import Builder, Image, Layer, Model, Operation, Preprocessing, Session, UsageError, drawing
 from cnnkit import map as cnnkit_map
@@ -19,19 +20,6 @@ from cnnkit.plugins.tiles import FLAT, columns_for, even_pick, fitted, tile_size
 OPERATION = Operation("activations", plugin.activations, ActivationsOptions)
 RAW = Preprocessing.preset("raw")
 PICTURE = np.random.default_rng(3).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-
-
-class Said:
-    """Keeps what an operation says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def progress(self, items: Any, total: int | None, label: str) -> Any:
-        yield from items
 
 
 def run(model: Model, picture: Any = PICTURE, said: Said | None = None, **options: Any) -> Any:

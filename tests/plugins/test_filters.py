@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from said import Said
 
 from cnnkit import Builder, Model, Operation, Preprocessing, UsageError
 from cnnkit import run as cnnkit_run
@@ -13,19 +14,6 @@ from cnnkit.plugins.filters import FiltersOptions, as_slices, filters, in_colour
 
 OPERATION = Operation("filters", filters, FiltersOptions, takes="nothing")
 RANDOM = np.random.default_rng(5)
-
-
-class Said:
-    """Keeps what an operation says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def progress(self, items: Any, total: int | None, label: str) -> Any:
-        yield from items
 
 
 def run(model: Model, said: Said | None = None, **options: Any) -> Any:
