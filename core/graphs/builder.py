@@ -1,6 +1,8 @@
 """Writing ONNX graphs as Python: `features = b.op.Relu(b.op.Conv(picture, kernel, bias))`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,111 +10,292 @@ import onnx
 from numpy.typing import DTypeLike, NDArray
 from onnx import helper, numpy_helper
 
+from cnnkit.errors import ModelError
+from cnnkit.graphs.layers import read_by
+from cnnkit.graphs.loading import Files, array_of
+from cnnkit.graphs.opset import OPSET, modernised, opset_of
+from cnnkit.graphs.tensors import _RANDOM, Fact, Tensor, infer
+
 IR_VERSION = 10
 """Of the files that cnnkit writes: any ONNX Runtime since 1.18 reads it."""
 
-Shape = Sequence[int | str | None]
+Size = int | str | None
+_BATCHES = (2, 3)  # a symbolic batch is looked at as both
 
 
 class Builder:
-    """Appends nodes one by one; every tensor is its name.
+    """Appends nodes one by one; every tensor is its name, which knows its shape and type.
 
-    `op.<Operator>(*inputs, name=..., output=..., **attributes)` returns the name of the node's output, or a
-    tuple of names when `output` is a list. An input may be a name, an array (it becomes a constant), or None
-    for an optional input that is left out.
+    `op.<Operator>(*inputs, name=..., output=..., **attributes)` returns the node's output, or a tuple of them
+    when `output` is a list (or a number: so many). An input may be a tensor, an array or numbers (they become
+    a constant; plain floats take the type of the first floating-point input), or None for an optional input
+    that is left out. A node without a name that is already there is not appended twice.
     """
 
-    def __init__(self, name: str = "graph", opset: int = 17) -> None:
+    def __init__(self, name: str = "graph", opset: int = OPSET) -> None:
+        self.opset = opset
+        self.files: Files | None = None
+        self.op = Operators(self)
         self._name = name
-        self._opset = opset
+        self._opsets = {"": opset}
+        self._ir_version = IR_VERSION
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
-        self._initializers: list[onnx.TensorProto] = []
-        self._names: set[str] = set()
-        self.op = _Operators(self._append)
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._tensors: dict[str, Tensor] = {}
+        self._known: tuple[dict[str, Fact], ...] = tuple({} for _ in _BATCHES)
+        self._fresh_numbers: Counter[str] = Counter()
+        self._twins: dict[Any, Any] = {}
+        self._scope = ""
 
-    def input(self, name: str, shape: Shape, dtype: DTypeLike = np.float32) -> str:
-        """Declare an input; a size is a number, a symbol, or None."""
+    @staticmethod
+    def extending(
+        model: onnx.ModelProto, sizes: Mapping[str, Sequence[Size]] | None = None, files: Files | None = None
+    ) -> "Builder":
+        """A builder that holds a model already and appends to it; the model has opset 18 or newer afterwards.
+
+        `sizes` are the shapes of its inputs, where they are to differ from the declared ones. `files` are where its large weights stayed. Its outputs are not declared
+        again. Raises ModelError.
+        """
+        model = modernised(model)
+        builder = Builder(model.graph.name, opset_of(model))
+        builder.files = files
+        builder._ir_version = max(IR_VERSION, model.ir_version)
+        builder._opsets = {entry.domain: entry.version for entry in model.opset_import}
+        for tensor in model.graph.initializer:
+            builder._initializers[tensor.name] = tensor
+            builder._learn(tensor.name, [Fact.of_initializer(tensor)] * len(_BATCHES))
+        for value in model.graph.input:
+            kind = value.type.tensor_type
+            declared = [
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in kind.shape.dim
+            ]
+            shape = (sizes or {}).get(value.name, declared)
+            builder.input(value.name, shape, helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        for node in model.graph.node:
+            builder._append_proto(node, strict=False)
+        return builder
+
+    @property
+    def nodes(self) -> Sequence[onnx.NodeProto]:
+        """The nodes so far, each after those whose outputs it reads."""
+        return self._nodes
+
+    @property
+    def weights(self) -> Sequence[str]:
+        """The names of the constants that the graph keeps as initializers."""
+        return list(self._initializers)
+
+    def version(self, domain: str = "") -> int:
+        """Of the operators of a domain."""
+        return self._opsets.get("" if domain == "ai.onnx" else domain, 1)
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of this name. Raises ModelError when there is none."""
+        if name not in self._tensors:
+            raise ModelError(f"the graph has no tensor '{name}'")
+        return self._tensors[name]
+
+    def input(self, name: str, shape: Sequence[Size], dtype: DTypeLike = np.float32) -> Tensor:
+        """Declare an input; a size is a number, a symbol, or None. A symbol in front is the batch."""
         self._inputs.append(_declaration(name, shape, dtype))
-        return self._claim(name)
-
-    def constant(self, array: Any, name: str | None = None) -> str:
-        """Keep an array in the graph. A plain float, or floats in a list, become float32."""
-        array = np.asarray(array)
-        if name is None:
-            name = self._fresh("constant")
-        self._initializers.append(
-            numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+        sizes = [size if isinstance(size, int) else None for size in shape]
+        return self._learn(
+            name,
+            [
+                Fact.of(dtype, (batch, *sizes[1:]) if shape and not sizes[0] else tuple(sizes))
+                for batch in _BATCHES
+            ],
         )
-        return self._claim(name)
 
-    def output(self, name: str, shape: Shape | None = None, dtype: DTypeLike = np.float32) -> str:
-        """Declare a tensor as an output of the whole graph."""
-        self._outputs.append(_declaration(name, shape, dtype))
+    def constant(self, array: Any, name: str | None = None) -> Tensor:
+        """Keep an array in the graph. A plain float, or floats in a list, become float32."""
+        array = _array(array, np.float32)
+        key = (array.dtype.str, array.shape, array.tobytes()) if name is None and array.size <= 64 else None
+        if key in self._twins:
+            return self._twins[key]  # type: ignore[no-any-return]
+        name = name or self._fresh("constant")
+        self._initializers[name] = numpy_helper.from_array(
+            np.ascontiguousarray(array).reshape(array.shape), name
+        )
+        tensor = self._learn(name, [Fact.of_array(array)] * len(_BATCHES))
+        if key:
+            self._twins[key] = tensor
+        return tensor
+
+    def promote(self, name: str) -> NDArray[Any]:
+        """Make an input of a constant; its value comes back."""
+        tensor = self._initializers.pop(name, None)
+        if tensor is None:
+            raise ModelError(f"'{name}' is no weight of the network")
+        value = array_of(tensor, self.files)
+        self._inputs.append(_declaration(name, value.shape, value.dtype))
+        facts = [Fact.of(value.dtype, value.shape)] * len(_BATCHES)
+        for known, fact in zip(self._known, facts, strict=True):
+            known[name] = fact
+        self._tensors[name] = Tensor(name, tuple(facts))
+        return value
+
+    def output(self, name: str, shape: Sequence[Size] | None = None, dtype: DTypeLike | None = None) -> str:
+        """Declare a tensor as an output of the whole graph; shape and type are the inferred ones by default."""
+        tensor = self.tensor(name)
+        self._outputs.append(_declaration(name, shape or _declared_shape(tensor), dtype or tensor.dtype))
         return name
 
-    def model(self, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
-        """The finished model, checked by onnx."""
+    def model(
+        self, metadata: Mapping[str, str] | None = None, only: Iterable[str] | None = None
+    ) -> onnx.ModelProto:
+        """The finished model, of only what its outputs need, checked by onnx; `only` picks some outputs."""
+        wanted = set(only) if only is not None else {output.name for output in self._outputs}
+        outputs = [output for output in self._outputs if output.name in wanted]
+        nodes = needed_nodes(self._nodes, wanted)
+        read = {name for node in nodes for name in read_by(node)} | wanted
         graph = helper.make_graph(
-            self._nodes, self._name, self._inputs, self._outputs, initializer=self._initializers
+            nodes,
+            self._name,
+            self._inputs,
+            outputs,
+            initializer=[tensor for name, tensor in self._initializers.items() if name in read],
         )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", self._opset)],
+            opset_imports=[helper.make_opsetid(*entry) for entry in self._opsets.items()],
             producer_name="cnnkit",
-            ir_version=IR_VERSION,
+            ir_version=self._ir_version,
         )
         helper.set_model_props(model, dict(metadata or {}))
-        onnx.checker.check_model(model)
+        if self.files is None:
+            onnx.checker.check_model(model)
         return model
 
-    def _append(
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Within it, the names of nodes without a name of their own begin with this one."""
+        before, self._scope = self._scope, f"{self._scope}{name}/"
+        try:
+            yield
+        finally:
+            self._scope = before
+
+    def append(
         self,
         operator: str,
-        inputs: Sequence[str | NDArray[Any] | float | None],
-        name: str | None,
-        output: str | Sequence[str] | None,
-        attributes: Mapping[str, Any],
+        inputs: Sequence[Any],
+        name: str | None = None,
+        output: str | int | Sequence[str] | None = None,
+        domain: str = "",
+        **attributes: Any,
     ) -> Any:
+        """What `op` does, for operators whose name is only known at run time. Raises ValueError."""
+        floating = next((v.dtype for v in inputs if isinstance(v, Tensor) and v.is_floating), np.float32)
         names = [
-            value if isinstance(value, str) else "" if value is None else self.constant(value)
+            value
+            if isinstance(value, str)
+            else ""
+            if value is None
+            else self.constant(_array(value, floating))
             for value in inputs
         ]
+        made = helper.make_node(operator, names, [], domain=domain, **attributes)
+        key = None
+        if name is None and (output is None or isinstance(output, int)) and operator not in _RANDOM:
+            key = (made.SerializeToString(deterministic=True), output)
+            if key in self._twins:
+                return self._twins[key]
         if output is None:
-            output = name if name and name not in self._names else self._fresh(operator)
-        outputs = [output] if isinstance(output, str) else list(output)
-        node = helper.make_node(operator, names, outputs, name=name or outputs[0], **attributes)
-        self._nodes.append(node)
-        for tensor in outputs:
-            self._claim(tensor)
-        return outputs[0] if isinstance(output, str) else tuple(outputs)
+            output = name if name and name not in self._tensors else self._fresh(operator)
+        elif isinstance(output, int):
+            output = [self._fresh(operator) for _ in range(output)]
+        made.output.extend([output] if isinstance(output, str) else output)
+        made.name = name or made.output[0]
+        tensors = self._append_proto(made, strict=True)
+        result = tensors[0] if isinstance(output, str) else tensors
+        if key:
+            self._twins[key] = result
+        return result
 
-    def _claim(self, name: str) -> str:
-        if name in self._names:
+    def _append_proto(self, node: onnx.NodeProto, strict: bool) -> tuple[Tensor, ...]:
+        facts = [infer(node, known, self._opsets, strict) for known in self._known]
+        self._nodes.append(node)
+        return tuple(
+            self._learn(name, list(facts_of_one)) if name else Tensor("", ())
+            for name, *facts_of_one in zip(node.output, *facts, strict=True)
+        )
+
+    def _learn(self, name: str, facts: Sequence[Fact]) -> Tensor:
+        if name in self._tensors:
             raise ValueError(f"the graph has two tensors called '{name}'")
-        self._names.add(name)
-        return name
+        for known, fact in zip(self._known, facts, strict=True):
+            known[name] = fact
+        self._tensors[name] = Tensor(name, tuple(facts))
+        return self._tensors[name]
 
     def _fresh(self, stem: str) -> str:
-        return next(name for i in range(len(self._names) + 1) if (name := f"{stem}_{i}") not in self._names)
+        stem = self._scope + stem
+        while True:
+            name = f"{stem}_{self._fresh_numbers[stem]}"
+            self._fresh_numbers[stem] += 1
+            if name not in self._tensors:
+                return name
 
 
-class _Operators:
-    def __init__(self, append: Callable[..., Any]) -> None:
-        self._append = append
+class Operators:
+    """`op.Conv(x, w)` appends a Conv; the methods in lower case are what rules and losses often need."""
+
+    def __init__(self, builder: Builder) -> None:
+        self._builder = builder
 
     def __getattr__(self, operator: str) -> Callable[..., Any]:
-        def append(
-            *inputs: str | NDArray[Any] | float | None,
-            name: str | None = None,
-            output: str | Sequence[str] | None = None,
-            **attributes: Any,
-        ) -> Any:
-            return self._append(operator, inputs, name, output, attributes)
+        def append(*inputs: Any, **attributes: Any) -> Any:
+            return self._builder.append(operator, inputs, **attributes)
 
         return append
 
+    def shape(self, tensor: Tensor) -> Any:
+        """The shape of a tensor as an int64 tensor or a list; a constant unless it depends on the batch."""
+        return self.Shape(tensor) if None in tensor.shape else np.array(tensor.shape, np.int64)
 
-def _declaration(name: str, shape: Shape | None, dtype: DTypeLike) -> onnx.ValueInfoProto:
+    def cast(self, tensor: Tensor, dtype: DTypeLike) -> Tensor:
+        """The tensor in another element type; itself when it has it already."""
+        if tensor.dtype == np.dtype(dtype):
+            return tensor
+        converted: Tensor = self.Cast(tensor, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+        return converted
+
+    def zeros_like(self, tensor: Tensor) -> Tensor:
+        zeros: Tensor = self.Expand(np.zeros((), tensor.dtype), self.shape(tensor))
+        return zeros
+
+
+def needed_nodes(nodes: Sequence[onnx.NodeProto], tensors: Iterable[str]) -> list[onnx.NodeProto]:
+    """Those of the nodes, in their order, that these tensors need."""
+    needed = set(tensors)
+    kept = []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed |= read_by(node)
+    return kept[::-1]
+
+
+def _array(value: Any, floating: DTypeLike) -> NDArray[Any]:
+    """Numbers as an array; plain floats in the floating-point type given."""
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    array = np.asarray(value)
+    if not array.size:
+        return array.astype(np.int64)
+    return array.astype(floating) if array.dtype == np.float64 else array
+
+
+def _declared_shape(tensor: Tensor) -> list[Size] | None:
+    shapes = [fact.shape for fact in tensor.facts]
+    if any(shape is None for shape in shapes):
+        return None
+    columns = zip(*(shape or () for shape in shapes), strict=True)
+    return [sizes[0] if len(set(sizes)) == 1 else "batch" if sizes == _BATCHES else None for sizes in columns]
+
+
+def _declaration(name: str, shape: Sequence[Size] | None, dtype: DTypeLike) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

@@ -85,10 +85,10 @@ def no_picture(*inputs: onnx.ValueInfoProto) -> Callable[[onnx.ModelProto], obje
         (lambda m: setattr(m, "ir_version", 99), "file version 99"),
         (
             lambda m: setattr(m.graph.node[1], "op_type", "Relo"),
-            "operator 'Relo', which opset 17 does not have",
+            "operator 'Relo', which opset 18 does not have",
         ),
         (lambda m: setattr(m.graph.node[1], "domain", "my.own"), "is no standard ONNX (domain 'my.own')"),
-        (lambda m: setattr(m.graph.node[1], "op_type", "Mish"), "'Mish', which opset 17 does not have"),
+        (lambda m: setattr(m.graph.node[1], "op_type", "Mish"), "'Mish', which opset 18 does not have"),
         (lambda m: m.graph.node[1].output.__setitem__(0, "conv"), "conv"),
         (lambda m: m.graph.node[0].input.__setitem__(0, "probabilities"), "topologically sorted"),
         (lambda m: m.graph.node[0].input.__setitem__(0, "nowhere"), "'nowhere'"),

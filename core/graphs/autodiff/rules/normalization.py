@@ -1,0 +1,1 @@
+"""Normalisation over a batch, an instance, a layer, a group; softmax."""

@@ -1,0 +1,1 @@
+"""Pooling: windows, whole planes, and neighbouring channels."""

@@ -1,0 +1,1 @@
+"""Moving pixels between resolutions: Resize, DepthToSpace, SpaceToDepth."""

@@ -1,0 +1,1 @@
+"""Moving numbers without changing them: reshape, transpose, concatenate, slice, gather, pad."""
