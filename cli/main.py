@@ -71,8 +71,9 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="as one JSON object
 
 
 def _add_groups() -> None:
-    from cnnkit.cli import models, plugins
+    from cnnkit.cli import export, models, plugins
 
+    app.add_typer(export.app, name="export")
     app.add_typer(models.app, name="models")
     app.add_typer(plugins.app, name="plugins")
 

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from cnnkit.errors import PluginError as PluginError
     from cnnkit.errors import UsageError as UsageError
     from cnnkit.errors import did_you_mean as did_you_mean
+    from cnnkit.graphs.autodiff.backward import gradients as gradients
     from cnnkit.graphs.builder import Builder as Builder
+    from cnnkit.graphs.gradient_model import gradient_model as gradient_model
     from cnnkit.graphs.graph import Graph as Graph
     from cnnkit.graphs.graph import Layer as Layer
     from cnnkit.graphs.measure import measure as measure
     from cnnkit.graphs.model import Model as Model
+    from cnnkit.graphs.optimizers import SGD as SGD
     from cnnkit.graphs.targets import Scores as Scores
     from cnnkit.graphs.targets import label_of as label_of
     from cnnkit.graphs.targets import resolve_targets as resolve_targets
@@ -46,15 +49,19 @@ if TYPE_CHECKING:
     from cnnkit.images.preprocessing import Preprocessing as Preprocessing
     from cnnkit.images.preprocessing import resize_map as resize_map
     from cnnkit.runtime.session import Session as Session
+    from cnnkit.runtime.training import TrainingSession as TrainingSession
 
 _ROOMS = {
     "errors": (
         "CnnkitError DeviceError ImageError ModelError OutputError PluginError UsageError did_you_mean"
     ),
+    "graphs.autodiff.backward": "gradients",
     "graphs.builder": "Builder",
+    "graphs.gradient_model": "gradient_model",
     "graphs.graph": "Graph Layer",
     "graphs.measure": "measure",
     "graphs.model": "Model",
+    "graphs.optimizers": "SGD",
     "graphs.targets": "Scores label_of resolve_targets",
     "host.context": "Context Settings",
     "host.hookspecs": "Network hookimpl",
@@ -67,6 +74,7 @@ _ROOMS = {
     "images.image": "Image",
     "images.preprocessing": "Geometry Preprocessing resize_map",
     "runtime.session": "Session",
+    "runtime.training": "TrainingSession",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 

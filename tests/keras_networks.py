@@ -1,7 +1,7 @@
 """Keras networks as ONNX files with TensorFlow's gradients: `python tests/keras_networks.py OUT`.
 
 It writes OUT/{name}.onnx (NHWC, from `input` to `output`) and OUT/{name}.npz, with `x`, `output`, `cotangent`
-and `gradient`, which is that of `sum(output * cotangent)` with respect to `x`. Parameters have none: tf2onnx folds
+and `gradient`, that of `sum(output * cotangent)` with respect to `x`. Parameters have none: tf2onnx folds
 batch norms into kernels, merges the kernels of separable convolutions, and keeps no name of Keras.
 """
 

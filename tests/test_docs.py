@@ -1,4 +1,4 @@
-"""The Python of the documentation runs, block by block."""
+"""The Python of the documentation runs, page by page."""
 
 import re
 from pathlib import Path
@@ -6,20 +6,24 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-BLOCKS = [
-    pytest.param(block, id=f"{page.stem}-{number}")
+PAGES = [
+    pytest.param(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL), id=page.stem)
     for page in sorted(DOCS.glob("*.md"))
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
 ]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_block_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("blocks", PAGES)
+def test_blocks_run_one_after_the_other(
+    blocks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "block", "exec"), {"__name__": "block"})
+    names = {"__name__": "page"}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"block {number}", "exec"), names)
 
 
 def test_links_lead_somewhere() -> None:
     for page in [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        prose = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#]+)\)", prose):
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"

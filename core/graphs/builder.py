@@ -14,13 +14,12 @@ from cnnkit.errors import ModelError
 from cnnkit.graphs.layers import read_by
 from cnnkit.graphs.loading import Files, array_of
 from cnnkit.graphs.opset import OPSET, modernised, opset_of
-from cnnkit.graphs.tensors import _RANDOM, Fact, Tensor, infer
+from cnnkit.graphs.tensors import BATCHES, RANDOM, Fact, Tensor, infer
 
 IR_VERSION = 10
 """Of the files that cnnkit writes: any ONNX Runtime since 1.18 reads it."""
 
 Size = int | str | None
-_BATCHES = (2, 3)  # a symbolic batch is looked at as both
 
 
 class Builder:
@@ -44,7 +43,7 @@ class Builder:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._tensors: dict[str, Tensor] = {}
-        self._known: tuple[dict[str, Fact], ...] = tuple({} for _ in _BATCHES)
+        self._known: tuple[dict[str, Fact], ...] = tuple({} for _ in BATCHES)
         self._fresh_numbers: Counter[str] = Counter()
         self._twins: dict[Any, Any] = {}
         self._scope = ""
@@ -62,10 +61,10 @@ class Builder:
         builder = Builder(model.graph.name, opset_of(model))
         builder.files = files
         builder._ir_version = max(IR_VERSION, model.ir_version)
-        builder._opsets = {entry.domain: entry.version for entry in model.opset_import}
+        builder._opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
         for tensor in model.graph.initializer:
             builder._initializers[tensor.name] = tensor
-            builder._learn(tensor.name, [Fact.of_initializer(tensor)] * len(_BATCHES))
+            builder._learn(tensor.name, [Fact.of_initializer(tensor)] * len(BATCHES))
         for value in model.graph.input:
             kind = value.type.tensor_type
             declared = [
@@ -83,13 +82,18 @@ class Builder:
         return self._nodes
 
     @property
+    def inputs(self) -> Sequence[str]:
+        """The names of what the graph is fed."""
+        return [value.name for value in self._inputs]
+
+    @property
     def weights(self) -> Sequence[str]:
         """The names of the constants that the graph keeps as initializers."""
         return list(self._initializers)
 
     def version(self, domain: str = "") -> int:
         """Of the operators of a domain."""
-        return self._opsets.get("" if domain == "ai.onnx" else domain, 1)
+        return self._opsets.get(_domain(domain), 1)
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of this name. Raises ModelError when there is none."""
@@ -105,21 +109,25 @@ class Builder:
             name,
             [
                 Fact.of(dtype, (batch, *sizes[1:]) if shape and not sizes[0] else tuple(sizes))
-                for batch in _BATCHES
+                for batch in BATCHES
             ],
         )
 
-    def constant(self, array: Any, name: str | None = None) -> Tensor:
-        """Keep an array in the graph. A plain float, or floats in a list, become float32."""
-        array = _array(array, np.float32)
-        key = (array.dtype.str, array.shape, array.tobytes()) if name is None and array.size <= 64 else None
+    def constant(self, array: Any, name: str | None = None, dtype: DTypeLike = np.float32) -> Tensor:
+        """Keep an array in the graph. A plain float, or floats in a list, become `dtype`.
+
+        Equal unnamed numbers, lists and integer arrays are kept once; an array of floats may be a weight.
+        """
+        plain = not isinstance(array, np.ndarray) or array.dtype.kind in "iub" or not array.ndim
+        array = _array(array, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes()) if name is None and plain else None
         if key in self._twins:
             return self._twins[key]  # type: ignore[no-any-return]
         name = name or self._fresh("constant")
         self._initializers[name] = numpy_helper.from_array(
             np.ascontiguousarray(array).reshape(array.shape), name
         )
-        tensor = self._learn(name, [Fact.of_array(array)] * len(_BATCHES))
+        tensor = self._learn(name, [Fact.of_array(array)] * len(BATCHES))
         if key:
             self._twins[key] = tensor
         return tensor
@@ -131,7 +139,7 @@ class Builder:
             raise ModelError(f"'{name}' is no weight of the network")
         value = array_of(tensor, self.files)
         self._inputs.append(_declaration(name, value.shape, value.dtype))
-        facts = [Fact.of(value.dtype, value.shape)] * len(_BATCHES)
+        facts = [Fact.of(value.dtype, value.shape)] * len(BATCHES)
         for known, fact in zip(self._known, facts, strict=True):
             known[name] = fact
         self._tensors[name] = Tensor(name, tuple(facts))
@@ -140,7 +148,7 @@ class Builder:
     def output(self, name: str, shape: Sequence[Size] | None = None, dtype: DTypeLike | None = None) -> str:
         """Declare a tensor as an output of the whole graph; shape and type are the inferred ones by default."""
         tensor = self.tensor(name)
-        self._outputs.append(_declaration(name, shape or _declared_shape(tensor), dtype or tensor.dtype))
+        self._outputs.append(_declaration(name, shape or declared_shape(tensor), dtype or tensor.dtype))
         return name
 
     def model(
@@ -154,7 +162,7 @@ class Builder:
         graph = helper.make_graph(
             nodes,
             self._name,
-            self._inputs,
+            [value for value in self._inputs if value.name in read],
             outputs,
             initializer=[tensor for name, tensor in self._initializers.items() if name in read],
         )
@@ -190,38 +198,36 @@ class Builder:
         """What `op` does, for operators whose name is only known at run time. Raises ValueError."""
         floating = next((v.dtype for v in inputs if isinstance(v, Tensor) and v.is_floating), np.float32)
         names = [
-            value
-            if isinstance(value, str)
-            else ""
-            if value is None
-            else self.constant(_array(value, floating))
+            value if isinstance(value, str) else "" if value is None else self.constant(value, dtype=floating)
             for value in inputs
         ]
+        while names and not names[-1]:
+            names.pop()
         made = helper.make_node(operator, names, [], domain=domain, **attributes)
-        key = None
-        if name is None and (output is None or isinstance(output, int)) and operator not in _RANDOM:
-            key = (made.SerializeToString(deterministic=True), output)
-            if key in self._twins:
-                return self._twins[key]
+        if name is None and (output is None or isinstance(output, int)) and operator not in RANDOM:
+            twin = self._twins.get(_words(made, output or 1))
+            if twin:
+                return twin[0] if output is None else twin
         if output is None:
-            output = name if name and name not in self._tensors else self._fresh(operator)
+            output = name if name and name not in self._tensors else self._fresh(name or operator)
+            name = output
         elif isinstance(output, int):
             output = [self._fresh(operator) for _ in range(output)]
         made.output.extend([output] if isinstance(output, str) else output)
         made.name = name or made.output[0]
         tensors = self._append_proto(made, strict=True)
-        result = tensors[0] if isinstance(output, str) else tensors
-        if key:
-            self._twins[key] = result
-        return result
+        return tensors[0] if isinstance(output, str) else tensors
 
     def _append_proto(self, node: onnx.NodeProto, strict: bool) -> tuple[Tensor, ...]:
         facts = [infer(node, known, self._opsets, strict) for known in self._known]
         self._nodes.append(node)
-        return tuple(
+        tensors = tuple(
             self._learn(name, list(facts_of_one)) if name else Tensor("", ())
             for name, *facts_of_one in zip(node.output, *facts, strict=True)
         )
+        if all(tensors):
+            self._twins.setdefault(_words(node, len(tensors)), tensors)
+        return tensors
 
     def _learn(self, name: str, facts: Sequence[Fact]) -> Tensor:
         if name in self._tensors:
@@ -279,6 +285,19 @@ def needed_nodes(nodes: Sequence[onnx.NodeProto], tensors: Iterable[str]) -> lis
     return kept[::-1]
 
 
+def _words(node: onnx.NodeProto, outputs: int) -> tuple[bytes, int]:
+    """What a node computes: the same for two nodes that differ in their names only."""
+    bare = onnx.NodeProto(op_type=node.op_type, domain=_domain(node.domain))
+    bare.input.extend(node.input)
+    bare.attribute.extend(sorted(node.attribute, key=lambda attribute: attribute.name))
+    return bare.SerializeToString(deterministic=True), outputs
+
+
+def _domain(name: str) -> str:
+    """The standard operators have two names for their domain."""
+    return "" if name == "ai.onnx" else name
+
+
 def _array(value: Any, floating: DTypeLike) -> NDArray[Any]:
     """Numbers as an array; plain floats in the floating-point type given."""
     if isinstance(value, np.ndarray | np.generic):
@@ -289,12 +308,13 @@ def _array(value: Any, floating: DTypeLike) -> NDArray[Any]:
     return array.astype(floating) if array.dtype == np.float64 else array
 
 
-def _declared_shape(tensor: Tensor) -> list[Size] | None:
+def declared_shape(tensor: Tensor) -> list[Size] | None:
+    """The shape of a tensor as a file declares it: "batch" where it is the number of pictures."""
     shapes = [fact.shape for fact in tensor.facts]
     if any(shape is None for shape in shapes):
         return None
     columns = zip(*(shape or () for shape in shapes), strict=True)
-    return [sizes[0] if len(set(sizes)) == 1 else "batch" if sizes == _BATCHES else None for sizes in columns]
+    return [sizes[0] if len(set(sizes)) == 1 else "batch" if sizes == BATCHES else None for sizes in columns]
 
 
 def _declaration(name: str, shape: Sequence[Size] | None, dtype: DTypeLike) -> onnx.ValueInfoProto:

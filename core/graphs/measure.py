@@ -3,17 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from cnnkit.errors import ModelError
 from cnnkit.graphs.graph import Graph
 from cnnkit.graphs.layers import Layer, read_by
-
-Shape = tuple[int | None, ...]
+from cnnkit.graphs.tensors import Fact, Shape, infer
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,8 @@ def measure(graph: Graph, height: int | None = None, width: int | None = None, b
     Raises ModelError when the size of the graph's input is fixed to another, and when the size does not suit
     it.
     """
-    inferred = infer_shapes(graph, height, width, batch)
-    shapes, sizes = inferred.shapes, inferred.bytes
+    known = infer_shapes(graph, height, width, batch)
     weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.skeleton.graph.initializer}
-    weight_shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.skeleton.graph.initializer}
-    known = {**weight_shapes, **shapes}
     trained = _trained(graph)
     rows, counted = [], set()
     for layer in graph.layers:
@@ -64,7 +59,7 @@ def measure(graph: Graph, height: int | None = None, width: int | None = None, b
         counted.update(mine)
         rows.append(
             LayerMeasure(
-                layer, shapes.get(layer.tensor), sum(weights[name] for name in mine), _macs(node, known)
+                layer, known[layer.tensor].shape, sum(weights[name] for name in mine), _macs(node, known)
             )
         )
     items = graph.batch or batch
@@ -72,53 +67,23 @@ def measure(graph: Graph, height: int | None = None, width: int | None = None, b
         tuple(rows),
         sum(row.parameters for row in rows),
         sum(row.macs or 0 for row in rows),
-        _peak(graph, sizes) // items,
+        _peak(graph, known) // items,
     )
-
-
-@dataclass(frozen=True)
-class Inferred:
-    """Shapes of the tensors, and the bytes of those whose shape is fully known."""
-
-    shapes: Mapping[str, Shape]
-    bytes: Mapping[str, int]
 
 
 def infer_shapes(
     graph: Graph, height: int | None = None, width: int | None = None, batch: int = 1
-) -> Inferred:
-    """The shape of every tensor for a batch of pictures of this size, as far as it follows from the graph."""
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.skeleton)
-    del model.graph.value_info[:]
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
+) -> Mapping[str, Fact]:
+    """What is known of every tensor for a batch of pictures of this size."""
+    model = graph.skeleton
     sizes = [graph.batch or batch, *_settled(graph, height, width)]
     sizes.insert(1 if graph.layout == "nchw" else 3, graph.channels)
-    picture = next(value for value in model.graph.input if value.name == graph.input.name)
-    for dim, size in zip(picture.type.tensor_type.shape.dim, sizes, strict=True):
-        dim.Clear()
-        if size:
-            dim.dim_value = size
-    try:
-        model = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
-    except Exception as error:  # the inference of a damaged graph can fail in any way
-        raise ModelError(
-            f"the shapes in the network do not fit together: {str(error).splitlines()[0]}"
-        ) from None
-    shapes: dict[str, Shape] = {}
-    amounts: dict[str, int] = {}
-    picture = next(value for value in model.graph.input if value.name == graph.input.name)
-    for value in [picture, *model.graph.value_info, *model.graph.output]:
-        kind = value.type.tensor_type
-        if not kind.HasField("shape"):
-            continue
-        shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
-        shapes[value.name] = shape
-        known = [size for size in shape if size is not None]
-        if len(known) == len(shape):
-            amounts[value.name] = math.prod(known) * _item_size(kind.elem_type)
-    return Inferred(shapes, amounts)
+    known = {tensor.name: Fact.of_initializer(tensor) for tensor in model.graph.initializer}
+    known[graph.input.name] = Fact.of(graph.input.dtype, tuple(sizes))
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    for node in model.graph.node:
+        known |= zip(node.output, infer(node, known, opsets), strict=True)
+    return known
 
 
 def _settled(graph: Graph, height: int | None, width: int | None) -> list[int | None]:
@@ -128,13 +93,6 @@ def _settled(graph: Graph, height: int | None, width: int | None) -> list[int | 
             raise ModelError(f"the network takes pictures that are {fixed} pixels {axis}, not {asked}")
         settled.append(fixed or asked)
     return settled
-
-
-def _item_size(element: int) -> int:
-    try:
-        return int(helper.tensor_dtype_to_np_dtype(element).itemsize)
-    except (KeyError, TypeError):
-        return 4
 
 
 def _trained(graph: Graph) -> dict[str, list[str]]:
@@ -167,11 +125,11 @@ def _trained(graph: Graph) -> dict[str, list[str]]:
 _BOUNDED = {"Clip", "Resize", "Upsample", "Pad"}  # their floating-point inputs are settings, not trained
 
 
-def _macs(node: onnx.NodeProto, shapes: Mapping[str, Any]) -> int | None:
+def _macs(node: onnx.NodeProto, known: Mapping[str, Fact]) -> int | None:
     """Multiply-accumulates of a convolution or a dense product; 0 for every other operator."""
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
-    first, second, output = (shapes.get(name) for name in [node.input[0], node.input[1], node.output[0]])
+    first, second, output = (known[name].shape for name in [node.input[0], node.input[1], node.output[0]])
     if node.op_type == "Conv":  # each output value sums over (channels of its group) x kernel
         factors = output and second and [*output, *second[1:]]
     elif node.op_type == "ConvTranspose":  # each input value goes to (outputs of its group) x kernel
@@ -184,9 +142,10 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, Any]) -> int | None:
     return None if not factors or None in factors else int(np.prod(factors, dtype=object))
 
 
-def _peak(graph: Graph, sizes: Mapping[str, int]) -> int:
-    """The largest sum of the bytes of tensors that are alive at the same time."""
+def _peak(graph: Graph, known: Mapping[str, Fact]) -> int:
+    """The largest sum of the bytes of activations that are alive at the same time."""
     nodes = graph.skeleton.graph.node
+    sizes = {name: known[name].bytes for name in [graph.input.name, *graph.producers]}
     last = {name: step for step, node in enumerate(nodes) for name in read_by(node)}
     last |= {output.name: len(nodes) for output in graph.outputs}
     alive = peak = sizes.get(graph.input.name, 0)

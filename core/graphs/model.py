@@ -14,7 +14,8 @@ from cnnkit.errors import CnnkitError, ModelError, UsageError
 from cnnkit.graphs import targets
 from cnnkit.graphs.graph import Graph
 from cnnkit.graphs.layers import LAYERS_KEY, Layer
-from cnnkit.graphs.measure import Shape, infer_shapes
+from cnnkit.graphs.measure import infer_shapes
+from cnnkit.graphs.tensors import Shape
 from cnnkit.images.files import write_atomically
 from cnnkit.images.preprocessing import Preprocessing
 
@@ -136,7 +137,7 @@ class Model:
         output = self.graph.outputs[0]
         inferred = infer_shapes(self.graph, self.preprocessing.height, self.preprocessing.width)
         declared = tuple(size if isinstance(size, int) else None for size in output.shape)
-        shape = inferred.shapes.get(output.name, declared)
+        shape = inferred[output.name].shape or declared
         if len(declared) != len(shape):
             return shape
         return tuple(size or said for size, said in zip(shape, declared, strict=True))

@@ -21,9 +21,13 @@ Shape = tuple[int | None, ...]
 
 SMALL = 4096
 """Numbers up to which a constant's value is kept as known."""
+BATCHES = (2, 3)
+"""A symbolic batch is looked at as both: what then differs depends on it."""
 _HINT = 64  # numbers up to which a value is shown to shape inference: sizes, pads, axes, scales
 _READS_ONLY_THE_SHAPE = ("Shape", "Size")
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout")
+_LIKE_INPUT = ("GroupNormalization", "MeanVarianceNormalization")  # onnx has no shape inference for them
+RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout")
+"""Operators of which two with the same inputs differ."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ class Fact:
             return None
         return math.prod(size for size in self.shape if size is not None)
 
+    @property
+    def bytes(self) -> int:
+        """In memory; 0 where the shape or the type is not known."""
+        return (self.size or 0) * self.dtype.itemsize if self.dtype else 0
+
 
 NOTHING = Fact()
 
@@ -101,6 +110,11 @@ class Tensor(str):
             sizes[0] if len(set(sizes)) == 1 else None
             for sizes in zip(*(shape or () for shape in shapes), strict=True)
         )
+
+    def shape_for(self, batch: int) -> tuple[int, ...]:
+        """Its sizes for a number of pictures, on which they depend linearly."""
+        first, second = (fact.shape or () for fact in self.facts)
+        return tuple((a or 0) + (batch - BATCHES[0]) * ((b or 0) - (a or 0)) for a, b in zip(first, second, strict=True))
 
     @property
     def rank(self) -> int:
@@ -138,6 +152,8 @@ def infer(
     inputs = [known.get(name, NOTHING) if name else NOTHING for name in node.input]
     domain = "" if node.domain == "ai.onnx" else node.domain
     version = opsets.get(domain, 1)
+    if not domain and node.op_type in _LIKE_INPUT:
+        return [Fact(inputs[0].type)]
     if not defs.has(node.op_type, version, domain):
         return [NOTHING] * len(node.output)
     types = _inferred_types(node, known, defs.get_schema(node.op_type, version, domain), opsets, strict)
@@ -184,7 +200,7 @@ def _values(
     if node.op_type == "Constant":
         value = helper.get_attribute_value(node.attribute[0])
         return [numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)]
-    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
+    if node.domain not in ("", "ai.onnx") or node.op_type in RANDOM:
         return unknown
     if any(fact.size is not None and fact.size > SMALL for fact in outputs):
         return unknown

@@ -4,11 +4,15 @@ import contextlib
 import ctypes
 import io
 import os
+import re
 import sys
 from functools import cache
 from typing import Any
 
-from cnnkit.errors import DeviceError, UsageError
+import onnx
+
+from cnnkit.errors import DeviceError, ModelError, UsageError
+from cnnkit.graphs.loading import Files
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -79,6 +83,42 @@ def session_options(threads: int | None = None) -> Any:
     if threads:
         options.intra_op_num_threads = threads
     return options
+
+
+def start(
+    model: onnx.ModelProto, files: Files | None, name: str, device: str = "auto", threads: int | None = None
+) -> Any:
+    """An ONNX Runtime session for a model, whose large weights stay in `files`, on a device.
+
+    Raises ModelError when ONNX Runtime refuses the model, and DeviceError when a device that was asked for by
+    name is not what it runs on.
+    """
+    wanted = providers(device)
+    options = session_options(threads)
+    if files:
+        files.check()
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(files.folder)
+        )
+    try:
+        session = onnxruntime().InferenceSession(model.SerializeToString(), options, providers=wanted)
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot run '{name}': {one_sentence(error)}") from None
+    had = session.get_providers()[0]
+    if had != wanted[0] and device != "auto":
+        raise DeviceError(
+            f"the device '{device}' was asked for, but ONNX Runtime runs on {had}; "
+            "install the CUDA libraries with `pip install cnnkit[cuda]`, or say --device cpu"
+        )
+    return session
+
+
+def one_sentence(error: Exception) -> str:
+    """The first line of ONNX Runtime's text without its codes and source files."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    line = re.sub(r"\S*/onnxruntime\S*:\d+ .*?\) (?=\S)", "", line)
+    return line.strip()[:300]
 
 
 def available_memory() -> int:

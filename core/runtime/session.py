@@ -1,7 +1,6 @@
 """`Session`: forward runs of a network, with taps on any tensor."""
 
 import math
-import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -9,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.errors import DeviceError, ModelError, UsageError
+from cnnkit.errors import ModelError, UsageError
 from cnnkit.graphs.graph import Graph
 from cnnkit.graphs.measure import measure
 from cnnkit.graphs.model import Model
-from cnnkit.runtime.device import available_memory, onnxruntime, providers, session_options
+from cnnkit.runtime.device import available_memory, one_sentence, providers, start
 
 LARGEST_BATCH = 32
 SMALLEST_BATCH = 4
@@ -123,26 +122,8 @@ class Session:
 
     def _start(self, graph: Graph) -> Any:
         """An ONNX Runtime session for a graph, on the device that was asked for."""
-        options = session_options(self._threads)
-        if graph.files:
-            graph.files.check()
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(graph.files.folder)
-            )
-        try:
-            session = onnxruntime().InferenceSession(
-                graph.skeleton.SerializeToString(), options, providers=self._providers
-            )
-        except Exception as error:
-            raise ModelError(f"ONNX Runtime cannot run '{self.model.name}': {_sentence(error)}") from None
-        had = session.get_providers()
-        if had[0] != self._providers[0]:
-            if self._asked != "auto":
-                raise DeviceError(
-                    f"the device '{self._asked}' was asked for, but ONNX Runtime runs on {had[0]}; "
-                    "install the CUDA libraries with `pip install cnnkit[cuda]`, or say --device cpu"
-                )
-            self._providers = had
+        session = start(graph.skeleton, graph.files, self.model.name, self._asked, self._threads)
+        self._providers = session.get_providers()
         return session
 
 
@@ -177,7 +158,7 @@ class _Part:
         except Exception as error:
             raise ModelError(
                 f"ONNX Runtime failed on '{self._model.name}' with an input of shape {batch.shape}: "
-                f"{_sentence(error)}"
+                f"{one_sentence(error)}"
             ) from None
         outputs = dict(zip((output.name for output in self._session.get_outputs()), values, strict=True))
         outputs[self._input.name] = batch
@@ -223,11 +204,3 @@ class _BatchSize:
 def _as_float32(value: Any) -> NDArray[Any]:
     array = np.asarray(value)
     return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-
-
-def _sentence(error: Exception) -> str:
-    """The first line of ONNX Runtime's text without its codes and source files."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
-    line = re.sub(r"\S*/onnxruntime\S*:\d+ .*?\) (?=\S)", "", line)
-    return line.strip()[:300]

@@ -5,13 +5,13 @@ operator, which turns the gradient of its output into those of its inputs. `docs
 thing from nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import onnx
 
 from cnnkit.errors import ModelError
 from cnnkit.graphs.autodiff.rules import FLAT, RULES, Node, Rule
-from cnnkit.graphs.autodiff.rules.table import Gradients
+from cnnkit.graphs.autodiff.rules.table import Gradients, operator_of
 from cnnkit.graphs.builder import Builder, needed_nodes
 from cnnkit.graphs.layers import read_by
 from cnnkit.graphs.tensors import Tensor
@@ -36,7 +36,7 @@ def gradients(
     op = builder.op
     end, starts = builder.tensor(of), [builder.tensor(name) for name in dict.fromkeys(wrt)]
     table = {**RULES, **(rules or {})}
-    path, reached = _between(builder, starts, end)
+    path, reached = _between(builder, starts, end, FLAT - table.keys())
     for start in starts:
         if start not in reached or not start.is_floating:
             raise ModelError(f"'{of}' does not depend on '{start}' in a way that has a gradient")
@@ -61,18 +61,24 @@ def gradients(
 
 
 def _between(
-    builder: Builder, starts: Sequence[Tensor], end: Tensor
+    builder: Builder, starts: Sequence[Tensor], end: Tensor, flat: Set[str]
 ) -> tuple[list[onnx.NodeProto], set[str]]:
     """The nodes that carry a change of `starts` on to `end`, and the tensors that feel it."""
     reached: set[str] = set(starts)
     path = []
     for node in needed_nodes(builder.nodes, [end]):
-        if node.op_type not in FLAT and reached.intersection(read_by(node)):
-            changed = [name for name in node.output if name and builder.tensor(name).is_floating]
+        if operator_of(node) not in flat and reached.intersection(read_by(node)):
+            changed = [name for name in node.output if name and _can_change(builder.tensor(name))]
             reached.update(changed)
             if changed:
                 path.append(node)
     return path, reached
+
+
+def _can_change(tensor: Tensor) -> bool:
+    """Whether a small change can show in a tensor. One of unknown type counts, or its share would be lost."""
+    dtype = tensor.facts[0].dtype
+    return dtype is None or dtype.kind not in "biuOSU"
 
 
 def _view(builder: Builder, node: onnx.NodeProto, arriving: tuple[Tensor | None, ...]) -> Node:

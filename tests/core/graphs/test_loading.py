@@ -88,7 +88,7 @@ def no_picture(*inputs: onnx.ValueInfoProto) -> Callable[[onnx.ModelProto], obje
             "operator 'Relo', which opset 18 does not have",
         ),
         (lambda m: setattr(m.graph.node[1], "domain", "my.own"), "is no standard ONNX (domain 'my.own')"),
-        (lambda m: setattr(m.graph.node[1], "op_type", "Mish"), "'Mish', which opset 18 does not have"),
+        (lambda m: setattr(m.graph.node[1], "op_type", "Swish"), "'Swish', which opset 18 does not have"),
         (lambda m: m.graph.node[1].output.__setitem__(0, "conv"), "conv"),
         (lambda m: m.graph.node[0].input.__setitem__(0, "probabilities"), "topologically sorted"),
         (lambda m: m.graph.node[0].input.__setitem__(0, "nowhere"), "'nowhere'"),

@@ -62,8 +62,7 @@ class Node:
 
     @property
     def operator(self) -> str:
-        domain = self.proto.domain
-        return self.proto.op_type if domain in ("", "ai.onnx") else f"{domain}.{self.proto.op_type}"
+        return operator_of(self.proto)
 
     @property
     def output(self) -> Tensor:
@@ -105,6 +104,11 @@ class Node:
         return tensor
 
 
+def operator_of(node: onnx.NodeProto) -> str:
+    """What the table of rules calls the operator of a node."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
 def rule(*operators: str) -> Callable[[Rule], Rule]:
     """Enter a rule for these operators."""
 
@@ -122,4 +126,15 @@ def axes_of(axes: NDArray[Any] | Sequence[int] | None, rank: int) -> list[int]:
     return list(range(rank)) if axes is None else sorted(int(axis) % rank for axis in np.atleast_1d(axes))
 
 
-__all__ = ["FLAT", "RULES", "Gradients", "Node", "Operators", "Rule", "Tensor", "axes_of", "rule"]
+__all__ = [
+    "FLAT",
+    "RULES",
+    "Gradients",
+    "Node",
+    "Operators",
+    "Rule",
+    "Tensor",
+    "axes_of",
+    "operator_of",
+    "rule",
+]

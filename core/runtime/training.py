@@ -1,0 +1,280 @@
+"""`TrainingSession`: gradients of a network on ONNX Runtime, and steps along them."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from cnnkit.errors import ModelError, UsageError
+from cnnkit.graphs.autodiff.rules import Rule
+from cnnkit.graphs.graph import Graph
+from cnnkit.graphs.model import Model
+from cnnkit.graphs.optimizers import Optimizer
+from cnnkit.graphs.training import Loss, training_graph
+from cnnkit.images.files import write_atomically
+from cnnkit.runtime.device import one_sentence, onnxruntime, start
+
+Feeds = Mapping[str, Any]
+_RANDOM_STATE = "cnnkit.random_state"
+
+
+class Gradients(NamedTuple):
+    """`losses` are the parts of the loss and their sum `total`; `gradients` belong to what was asked about."""
+
+    losses: dict[str, float]
+    gradients: dict[str, NDArray[Any]]
+
+
+class TrainingSession:
+    """A network, a loss, its gradients and the update of its parameters, in one graph on one device.
+
+    `loss(builder, tap)` appends scalars to the graph and returns them by name; their sum is differentiated.
+    `tap(layer)` is the tensor of a layer, `builder.op` appends nodes, `builder.input` declares what else the
+    loss reads (targets, weights), which is then fed. `wrt` names what to differentiate with respect to:
+    `input`, layers, weights, or weights by a pattern with `*`. Weights among them live on the device; with an
+    `optimizer` the picture does too, if it is named.
+
+    `training` puts batch norms and dropouts in training mode; `seed` is for dropouts. `batch` is a fixed
+    number of pictures, open by default; `size` is (height, width), the model's by default. `rules` are
+    gradient rules for more operators. `rewrites` "measured" replaces convolutions by Winograd's form where
+    that is faster here and the memory allows.
+
+    Raises ModelError where a gradient does not exist, UsageError for names that mean nothing, and DeviceError.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Loss,
+        wrt: Sequence[str],
+        optimizer: Optimizer | None = None,
+        *,
+        training: bool = False,
+        batch: int | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        threads: int | None = None,
+        rewrites: Literal["none", "measured"] = "none",
+        rules: Mapping[str, Rule] | None = None,
+    ) -> None:
+        self.model = model
+        self.graph = training_graph(
+            model, loss, wrt, optimizer, training=training, batch=batch, size=size, rules=rules
+        )
+        self._random = np.random.default_rng(seed)
+        self._device, self._threads, self._rewrites = device, threads, rewrites
+        self._runs: dict[str, _Run] = {}
+        self._state: dict[str, Any] = {}
+        self._spare: dict[str, Any] = {}
+
+    @property
+    def parameters(self) -> Sequence[str]:
+        """The names of the tensors that are differentiated with respect to and live in the session."""
+        return self.graph.parameters
+
+    @property
+    def state(self) -> Sequence[str]:
+        """The names of all that lives in the session: parameters, the optimizer's memory, running statistics."""
+        return list(self.graph.state)
+
+    def gradient(self, feeds: Feeds) -> Gradients:
+        """The losses and the gradients for these pictures, with the parameters as they are.
+
+        `feeds` hold the pictures (under `input` or the name of the network's input) and what the loss reads.
+        Gradients have the shape and type of what they belong to. Raises UsageError for feeds that are missing
+        or do not fit.
+        """
+        run = self._run("gradient", self.graph.losses, self.graph.gradients)
+        values = run(self._complete(feeds, run), self._current(run), {})
+        return Gradients(
+            {name: float(values[tensor]) for name, tensor in self.graph.losses.items()},
+            {name: values[tensor] for name, tensor in self.graph.gradients.items()},
+        )
+
+    def step(self, feeds: Feeds) -> dict[str, float]:
+        """Move the parameters once, on the device; returns the losses before.
+
+        `feeds` are as for `gradient`; a setting of the optimizer, such as `learning_rate`, may be among them.
+        """
+        if not self.graph.updates:
+            raise UsageError("this session has no optimizer, so it cannot step; make it with one")
+        run = self._run("step", self.graph.losses, self.graph.updates)
+        current = self._current(run)
+        spare = {
+            after: self._spare.pop(name, None) or _like(self._state[name])
+            for name, after in self.graph.updates.items()
+        }
+        values = run(self._complete(feeds, run), current, spare)
+        for name, after in self.graph.updates.items():
+            self._spare[name], self._state[name] = self._state[name], spare[after]
+        return {name: float(values[tensor]) for name, tensor in self.graph.losses.items()}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """The present value of a tensor of `state`, copied from the device."""
+        self._known(name)
+        held = self._state.get(name)
+        return np.array(self.graph.state[name] if held is None else held.numpy())
+
+    def write(self, name: str, value: Any) -> None:
+        """Set a tensor of `state`. Raises UsageError when it has another shape."""
+        self._known(name)
+        first = self.graph.state[name]
+        array = np.asarray(value, first.dtype)
+        if array.shape != first.shape:
+            raise UsageError(f"'{name}' has the shape {first.shape}; the value given has {array.shape}")
+        self._state[name] = self._to_device(array)
+
+    def save(self, path: str | Path) -> Path:
+        """Write state and random state to an .npz file, from which `restore` goes on bit for bit."""
+        random = json.dumps(self._random.bit_generator.state)
+        content = io.BytesIO()
+        np.savez(content, **{_RANDOM_STATE: np.array(random)}, **{name: self.read(name) for name in self.state})
+        write_atomically(Path(path), content.getvalue())
+        return Path(path)
+
+    def restore(self, path: str | Path) -> None:
+        """Take up what `save` wrote. Raises UsageError, and changes nothing, when it is of another session."""
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                arrays = {name: saved[name] for name in saved.files}
+            random = json.loads(str(arrays.pop(_RANDOM_STATE)))
+        except FileNotFoundError:
+            raise UsageError(f"there is no saved state {path}") from None
+        except Exception as error:  # zipfile, numpy and json complain in many ways
+            raise UsageError(f"{path} is no saved state of a training session: {error}") from None
+        if unlike := arrays.keys() ^ self.graph.state.keys():
+            raise UsageError(f"{path} was saved by another session: only one of them has '{min(unlike)}'")
+        for name, array in arrays.items():
+            if array.shape != self.graph.state[name].shape:
+                raise UsageError(
+                    f"{path} was saved by another session: its '{name}' has the shape {array.shape}, "
+                    f"not {self.graph.state[name].shape}"
+                )
+        for name, array in arrays.items():
+            self.write(name, array)
+        self._random.bit_generator.state = random
+
+    def trained(self) -> Model:
+        """The network, as it was given, with the present weights and statistics in it."""
+        proto = self.model.graph.proto
+        for tensor in proto.graph.initializer:
+            if tensor.name in self.graph.state:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(self.read(tensor.name), tensor.name))
+        return Model.of(Graph.of(proto))
+
+    def export(self, path: str | Path) -> Path:
+        """Write forward, losses, gradients and update as one ordinary ONNX file. Raises OutputError.
+
+        The state are inputs that may be left out: they have their present values as initializers.
+        """
+        whole = self.graph.model(self.graph.losses, self.graph.gradients, self.graph.updates)
+        whole = Graph(whole, self.model.graph.files).proto
+        fed = {value.name for value in whole.graph.input}
+        whole.graph.initializer.extend(
+            onnx.numpy_helper.from_array(self.read(name), name) for name in self.state if name in fed
+        )
+        onnx.checker.check_model(whole, full_check=True)
+        write_atomically(Path(path), whole.SerializeToString())
+        return Path(path)
+
+    def _run(self, kind: str, *outputs: Mapping[str, Any]) -> "_Run":
+        if kind not in self._runs:
+            model = self.graph.model(*outputs)
+            if self._rewrites == "measured":
+                model = rewritten(model, self._device, self._threads)
+            session = start(model, self.model.graph.files, self.model.name, self._device, self._threads)
+            self._runs[kind] = _Run(session, self.model.name)
+        return self._runs[kind]
+
+    def _current(self, run: "_Run") -> dict[str, Any]:
+        for name in run.inputs.keys() & self.graph.state.keys() - self._state.keys():
+            self._state[name] = self._to_device(self.graph.state[name])
+        return {name: self._state[name] for name in run.inputs.keys() & self.graph.state.keys()}
+
+    def _to_device(self, array: NDArray[Any]) -> Any:
+        kind = next(iter(self._runs.values())).device if self._runs else "cpu"
+        return onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), kind)
+
+    def _complete(self, feeds: Feeds, run: "_Run") -> dict[str, NDArray[Any]]:
+        """The feeds as arrays of the right types, with settings and dropout masks."""
+        picture = self.model.graph.input.name
+        given = {picture if name == "input" else name: value for name, value in feeds.items()}
+        arrays: dict[str, NDArray[Any]] = {}
+        batch = len(given[picture]) if picture in given else 1
+        for name, (dropped, ratio) in self.graph.masks.items():
+            given.setdefault(name, self._random.random(dropped.shape_for(batch)) >= ratio)
+        for name, value in {**self.graph.settings, **given}.items():
+            if name in run.inputs:
+                arrays[name] = np.ascontiguousarray(value, run.inputs[name])
+        wanted = [name for name in run.inputs if name not in self.graph.state]
+        missing = [name for name in wanted if name not in arrays]
+        unknown = given.keys() - run.inputs.keys() - self.graph.settings.keys() - self.graph.masks.keys()
+        if missing or unknown - {picture}:
+            raise UsageError(
+                f"this session is fed {', '.join(wanted)}; "
+                + (f"missing: {', '.join(missing)}" if missing else f"unknown: {', '.join(sorted(unknown))}")
+            )
+        return arrays
+
+    def _known(self, name: str) -> None:
+        if name not in self.graph.state:
+            raise UsageError(f"the session holds no '{name}'; it holds {', '.join(self.state) or 'nothing'}")
+
+
+class _Run:
+    """An ONNX Runtime session whose state is bound to where it lies."""
+
+    def __init__(self, session: Any, name: str) -> None:
+        self.session = session
+        self.name = name
+        self.device = "cuda" if session.get_providers()[0].startswith("CUDA") else "cpu"
+        self.inputs = {value.name: _DTYPES[value.type] for value in session.get_inputs()}
+        self.outputs = [value.name for value in session.get_outputs()]
+
+    def __call__(
+        self, feeds: Mapping[str, NDArray[Any]], held: Mapping[str, Any], into: Mapping[str, Any]
+    ) -> dict[str, NDArray[Any]]:
+        """Run with fed arrays and held tensors; outputs named in `into` go there, the others are returned."""
+        binding = self.session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        for name, value in held.items():
+            binding.bind_ortvalue_input(name, value)
+        fetched = [name for name in self.outputs if name not in into]
+        for name in self.outputs:
+            if name in into:
+                binding.bind_ortvalue_output(name, into[name])
+            else:
+                binding.bind_output(name)
+        try:
+            self.session.run_with_iobinding(binding)
+        except Exception as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+            raise ModelError(
+                f"ONNX Runtime failed on '{self.name}' with {shapes}: {one_sentence(error)}"
+            ) from None
+        values = dict(zip(self.outputs, binding.get_outputs(), strict=True))
+        return {name: values[name].numpy() for name in fetched}
+
+
+_DTYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
+
+def _like(value: Any) -> Any:
+    """Another tensor of the same shape and type on the same device."""
+    dtype = _DTYPES[value.data_type()]
+    return onnxruntime().OrtValue.ortvalue_from_shape_and_type(value.shape(), dtype, value.device_name())
