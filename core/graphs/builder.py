@@ -54,8 +54,8 @@ class Builder:
     ) -> "Builder":
         """A builder that holds a model already and appends to it; the model has opset 18 or newer afterwards.
 
-        `sizes` are the shapes of its inputs, where they are to differ from the declared ones. `files` are where its large weights stayed. Its outputs are not declared
-        again. Raises ModelError.
+        `sizes` are the shapes of its inputs, where they are to differ from the declared ones. `files` are
+        where its large weights stayed. Its outputs are not declared again. Raises ModelError.
         """
         model = modernised(model)
         builder = Builder(model.graph.name, opset_of(model))
@@ -108,7 +108,7 @@ class Builder:
         return self._learn(
             name,
             [
-                Fact.of(dtype, (batch, *sizes[1:]) if shape and not sizes[0] else tuple(sizes))
+                Fact.of(dtype, (batch, *sizes[1:]) if shape and sizes[0] is None else tuple(sizes))
                 for batch in BATCHES
             ],
         )
@@ -146,7 +146,8 @@ class Builder:
         return value
 
     def output(self, name: str, shape: Sequence[Size] | None = None, dtype: DTypeLike | None = None) -> str:
-        """Declare a tensor as an output of the whole graph; shape and type are the inferred ones by default."""
+        """Declare a tensor as an output of the whole graph; shape and type are the inferred ones by
+        default."""
         tensor = self.tensor(name)
         self._outputs.append(_declaration(name, shape or declared_shape(tensor), dtype or tensor.dtype))
         return name

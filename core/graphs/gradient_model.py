@@ -1,6 +1,7 @@
 """A network's gradient as a network of its own: picture in, score and gradient out."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,6 @@ from cnnkit.graphs.builder import Builder
 from cnnkit.graphs.graph import Graph
 from cnnkit.graphs.model import Model
 from cnnkit.graphs.targets import resolve_targets
-from cnnkit.graphs.tensors import Tensor
 from cnnkit.graphs.training import picture_shape, tensor_named
 
 
@@ -29,7 +29,8 @@ def gradient_model(
     over all of the layer); `logits` and `probabilities` alone make the class an input `target` (batch) int64.
     `wrt` names the picture (`input`), layers, or weights. The outputs are `score` (batch) and `gradient`, or
     `gradient/NAME` for each when there are several; the gradient of a picture or layer is that of its own
-    picture's score, the gradient of a weight that of the sum of the scores. `size` is as for a training graph.
+    picture's score, the gradient of a weight that of the sum of the scores. `size` is as for a training
+    graph.
 
     Raises UsageError for names that mean nothing and ModelError where there is no gradient.
     """
@@ -52,7 +53,7 @@ def gradient_model(
     return whole
 
 
-def _score(builder: Builder, model: Model, text: str) -> Tensor:
+def _score(builder: Builder, model: Model, text: str) -> Any:
     """The tensor (batch) that a text such as `logits:281` means."""
     op = builder.op
     name, colon, choice = text.partition(":")
@@ -62,7 +63,7 @@ def _score(builder: Builder, model: Model, text: str) -> Tensor:
         if scores.softmax:
             values = op.Softmax(values, axis=1)
         if not colon:
-            target = builder.input("target", (values.facts[0].shape[0] if values.shape[0] else "batch",), np.int64)
+            target = builder.input("target", [values.shape[0] or "batch"], np.int64)
             return op.Squeeze(op.GatherElements(values, op.Unsqueeze(target, [1]), axis=1), [1])
         return op.Gather(values, np.array(_class_of(model, choice)), axis=1)
     values = builder.tensor(tensor_named(builder, model, name))

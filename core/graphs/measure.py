@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -139,7 +138,9 @@ def _macs(node: onnx.NodeProto, known: Mapping[str, Fact]) -> int | None:
         factors = output and first and [*output, first[0 if transposed else 1]]
     else:
         factors = output and first and [*output, first[-1]]
-    return None if not factors or None in factors else int(np.prod(factors, dtype=object))
+    if not factors or None in factors:
+        return None
+    return math.prod(size or 0 for size in factors)
 
 
 def _peak(graph: Graph, known: Mapping[str, Fact]) -> int:

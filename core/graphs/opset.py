@@ -7,8 +7,8 @@ from cnnkit.errors import ModelError
 from cnnkit.graphs.loading import is_elsewhere
 
 OPSET = 18
-"""The lowest version in which rules and losses are written: reductions take their axes as an input, scattering
-can add."""
+"""The lowest version in which rules and losses are written: reductions take their axes as an input,
+scattering can add."""
 _OLDEST = 13
 _IR_VERSION = 8
 

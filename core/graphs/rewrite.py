@@ -167,9 +167,9 @@ def winograd(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
             y = _convolved(written.op, candidate, x, weights, *bias)
         written.output(written.op.Identity(y, name=candidate.name, output=node.output[0]))
         nodes += written.nodes[start:]
-    fresh = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    copied = onnx.GraphProto(node=nodes)
     del model.graph.node[:]
-    model.graph.node.extend(fresh)
+    model.graph.node.extend(copied.node)
     model.graph.initializer.extend(written.model().graph.initializer if chosen else [])
     return model
 

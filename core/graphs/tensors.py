@@ -113,8 +113,8 @@ class Tensor(str):
 
     def shape_for(self, batch: int) -> tuple[int, ...]:
         """Its sizes for a number of pictures, on which they depend linearly."""
-        first, second = (fact.shape or () for fact in self.facts)
-        return tuple((a or 0) + (batch - BATCHES[0]) * ((b or 0) - (a or 0)) for a, b in zip(first, second, strict=True))
+        pairs = zip(*(fact.shape or () for fact in self.facts), strict=True)
+        return tuple((a or 0) + (batch - BATCHES[0]) * ((b or 0) - (a or 0)) for a, b in pairs)
 
     @property
     def rank(self) -> int:

@@ -20,8 +20,8 @@ from cnnkit.graphs.training_mode import TrainingMode, in_training_mode
 
 Loss = Callable[[Builder, Callable[[str], Tensor]], Mapping[str, Tensor]]
 """A loss is a function of the builder and of `tap`, which gives the tensor of a layer. It returns its parts,
-scalars with a name each; their sum is what is differentiated. It declares what else it reads (targets, weights)
-with `builder.input`."""
+scalars with a name each; their sum is what is differentiated. It declares what else it reads (targets,
+weights) with `builder.input`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def training_graph(
 
     `wrt` names the picture (`input`), layers, or weights. Weights become state, and with an optimizer the
     picture does too. `training` puts batch norms and dropouts in training mode. `batch` is a fixed number of
-    pictures, by default open, and 1 for a picture that is state; `size` is (height, width), by default the model's.
+    pictures, by default open, and 1 for a picture that is state; `size` is (height, width), by default the
+    model's.
 
     Raises ModelError where a gradient does not exist, and UsageError for a picture without a size.
     """

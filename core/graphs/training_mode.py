@@ -17,8 +17,8 @@ class TrainingMode:
     """A network in training mode.
 
     `statistics` maps the initializer that holds a running mean or variance to the tensor of its next value.
-    `masks` maps an input, which says what a dropout keeps (bool, of the shape of the tensor it is applied to),
-    to that tensor and to the ratio that is dropped.
+    `masks` maps an input, which says what a dropout keeps (bool, of the shape of the tensor it is applied
+    to), to that tensor and to the ratio that is dropped.
     """
 
     model: onnx.ModelProto
@@ -33,8 +33,8 @@ def in_training_mode(
 
     A batch norm normalises by its batch and moves its running statistics towards it, as ONNX and Keras define
     it: `running·momentum + batch·(1 - momentum)`, with the population variance (torch's is unbiased). A
-    dropout's choice becomes an input, so that it can be repeated. `sizes` are the shapes of the inputs. Raises
-    ModelError when two batch norms share their statistics.
+    dropout's choice becomes an input, so that it can be repeated. `sizes` are the shapes of the inputs.
+    Raises ModelError when two batch norms share their statistics.
     """
     mode = TrainingMode(modernised(model))
     graph = mode.model.graph
@@ -62,8 +62,8 @@ def _train_batch_norm(node: onnx.NodeProto, mode: TrainingMode) -> None:
     for statistic in node.input[3:5]:
         if statistic in mode.statistics:
             raise ModelError(
-                f"two batch norms of the network share the statistics '{statistic}', so they cannot be trained; "
-                "export the network for training (see docs/export.md)"
+                f"two batch norms of the network share the statistics '{statistic}', so they cannot be "
+                "trained; export the network for training (see docs/export.md)"
             )
         mode.statistics[statistic] = f"{statistic}/next"
     del node.output[1:]

@@ -24,7 +24,7 @@ _RANDOM_STATE = "cnnkit.random_state"
 
 
 class Gradients(NamedTuple):
-    """`losses` are the parts of the loss and their sum `total`; `gradients` belong to what was asked about."""
+    """`losses` are the parts of the loss and their sum `total`; `gradients` are those of what was asked."""
 
     losses: dict[str, float]
     gradients: dict[str, NDArray[Any]]
@@ -44,7 +44,8 @@ class TrainingSession:
     gradient rules for more operators. `rewrites` "measured" replaces convolutions by Winograd's form where
     that is faster here and the memory allows.
 
-    Raises ModelError where a gradient does not exist, UsageError for names that mean nothing, and DeviceError.
+    Raises ModelError where a gradient does not exist, UsageError for names that mean nothing, and
+    DeviceError.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class TrainingSession:
 
     @property
     def state(self) -> Sequence[str]:
-        """The names of all that lives in the session: parameters, the optimizer's memory, running statistics."""
+        """All that lives in the session: parameters, the optimizer's memory, running statistics."""
         return list(self.graph.state)
 
     def gradient(self, feeds: Feeds) -> Gradients:
@@ -106,7 +107,7 @@ class TrainingSession:
             raise UsageError("this session has no optimizer, so it cannot step; make it with one")
         run = self._run("step", self.graph.losses, self.graph.updates)
         current = self._current(run)
-        spare = {
+        spare: dict[str, Any] = {
             after: self._spare.pop(name, None) or _like(self._state[name])
             for name, after in self.graph.updates.items()
         }
@@ -134,12 +135,13 @@ class TrainingSession:
         """Write state and random state to an .npz file, from which `restore` goes on bit for bit."""
         random = json.dumps(self._random.bit_generator.state)
         content = io.BytesIO()
-        np.savez(content, **{_RANDOM_STATE: np.array(random)}, **{name: self.read(name) for name in self.state})
+        arrays = {name: self.read(name) for name in self.state}
+        np.savez(content, **arrays, **{_RANDOM_STATE: np.array(random)})  # type: ignore[arg-type]
         write_atomically(Path(path), content.getvalue())
         return Path(path)
 
     def restore(self, path: str | Path) -> None:
-        """Take up what `save` wrote. Raises UsageError, and changes nothing, when it is of another session."""
+        """Take up what `save` wrote. Raises UsageError, changing nothing, when it is of another session."""
         try:
             with np.load(path, allow_pickle=False) as saved:
                 arrays = {name: saved[name] for name in saved.files}

@@ -17,7 +17,7 @@ from cnnkit.runtime.device import available_memory, start
 MARGIN = 0.9
 """A rewritten convolution must take no more than this share of the time: alone, as it is measured here, it is
 spared a few conversions between layouts that it costs its neighbours."""
-FEWEST_CHANNELS = 64
+FEWEST_CHANNELS = 96
 """With fewer, in or out, the transforms cost more than the products save."""
 FEWEST_MACS = 10_000_000
 """A convolution of fewer multiply-accumulates takes a millisecond at most, on one core."""

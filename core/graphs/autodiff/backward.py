@@ -1,8 +1,8 @@
 """Reverse mode: the gradient of one tensor with respect to others, as nodes appended to the same graph.
 
-The graph is walked from its end. Each node on the way from the tensors asked about is handed to the rule of its
-operator, which turns the gradient of its output into those of its inputs. `docs/gradients.md` builds the same
-thing from nothing.
+The graph is walked from its end. Each node on the way from the tensors asked about is handed to the rule of
+its operator, which turns the gradient of its output into those of its inputs. `docs/gradients.md` builds the
+same thing from nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -26,9 +26,9 @@ def gradients(
 ) -> dict[str, Tensor]:
     """Append the gradient of the sum of a tensor with respect to others, and return it by their names.
 
-    Each gradient has the shape and type of its tensor; its name is `gradient/` and that of the tensor. `seed`,
-    of the shape of `of`, are weights in place of a plain sum. `rules` are added to cnnkit's own and win over
-    them. Only nodes between `wrt` and `of` are differentiated.
+    Each gradient has the shape and type of its tensor; its name is `gradient/` and that of the tensor.
+    `seed`, of the shape of `of`, are weights in place of a plain sum. `rules` are added to cnnkit's own and
+    win over them. Only nodes between `wrt` and `of` are differentiated.
 
     Raises ModelError for a tensor in `wrt` that has no influence on `of`, for an operator without a rule, and
     for one that cannot be differentiated as it is used.
@@ -91,8 +91,8 @@ def _view(builder: Builder, node: onnx.NodeProto, arriving: tuple[Tensor | None,
 def _apply(builder: Builder, node: Node, table: Mapping[str, Rule]) -> Gradients:
     if node.operator not in table:
         raise ModelError(
-            f"there is no gradient rule for the operator {node.operator} (opset {node.opset}), which the node "
-            f"'{node.name}' uses; a plugin adds one under the entry point '{node.operator}' of "
+            f"there is no gradient rule for the operator {node.operator} (opset {node.opset}), which the "
+            f"node '{node.name}' uses; a plugin adds one under the entry point '{node.operator}' of "
             "cnnkit.gradient_rules (see docs/plugins.md)"
         )
     return table[node.operator](builder.op, node, node.gradients[0], *node.inputs)

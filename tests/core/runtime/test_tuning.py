@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from cnnkit.graphs.rewrite import Candidate
+from cnnkit.graphs.rewrite import Candidate, candidates
 from cnnkit.runtime import tuning
 from cnnkit.runtime.tuning import Choice, Timing, worth_rewriting
 
-BASE = Candidate("base", 1, 64, 64, 32, 32, ((1, 1), (1, 1)), frozen=True)
+BASE = Candidate("base", 1, 96, 96, 32, 32, ((1, 1), (1, 1)), frozen=True)
 LARGE = 1 << 40
 Fake = Callable[[dict[int, Timing]], list[Candidate]]
 
@@ -55,8 +55,6 @@ def test_a_real_measurement() -> None:
 def test_what_is_measured_is_the_convolution(trained: bool) -> None:
     odd = Candidate("odd", 2, 5, 4, 7, 6, ((0, 2), (1, 0)), frozen=not trained)
     model, feeds = tuning._alone(odd)
-    from cnnkit.graphs.rewrite import candidates
-
     assert candidates(model) == [odd]
     assert {name: value.shape for name, value in feeds.items()} == (
         {"x": (2, 5, 7, 6), "weights": (4, 5, 3, 3)} if trained else {"x": (2, 5, 7, 6)}
@@ -64,8 +62,8 @@ def test_what_is_measured_is_the_convolution(trained: bool) -> None:
 
 
 def test_only_a_clear_gain_counts_and_the_largest_saving_comes_first(measure: Fake) -> None:
-    measure({64: Timing(1.0, 0.91), 96: Timing(1.0, 0.6), 128: Timing(2.0, 1.5), 160: Timing(1.0, 1.2)})
-    asked = [named("unclear", 64), named("small", 96), named("large", 128), named("slower", 160)]
+    measure({96: Timing(1.0, 0.91), 128: Timing(1.0, 0.6), 160: Timing(2.0, 1.5), 192: Timing(1.0, 1.2)})
+    asked = [named("unclear", 96), named("small", 128), named("large", 160), named("slower", 192)]
     choice = worth_rewriting(asked, max_memory=LARGE)
     assert choice.names == ("large", "small")
     assert choice.timing == Timing(3.0, 2.1)
@@ -73,8 +71,8 @@ def test_only_a_clear_gain_counts_and_the_largest_saving_comes_first(measure: Fa
 
 
 def test_weights_add_up_but_tiles_are_there_one_at_a_time(measure: Fake) -> None:
-    measure({96: Timing(1.0, 0.6), 128: Timing(2.0, 1.5)})
-    small, large = named("small", 96), named("large", 128)
+    measure({128: Timing(1.0, 0.6), 160: Timing(2.0, 1.5)})
+    small, large = named("small", 128), named("large", 160)
     both = small.weight_bytes + large.weight_bytes + large.tile_bytes
     assert worth_rewriting([small, large], max_memory=both).names == ("large", "small")
     assert worth_rewriting([small, large], max_memory=both).extra_bytes == both
@@ -84,15 +82,15 @@ def test_weights_add_up_but_tiles_are_there_one_at_a_time(measure: Fake) -> None
 
 
 def test_what_cannot_gain_is_not_measured(measure: Fake) -> None:
-    asked = measure({64: Timing(1.0, 0.1)})
+    asked = measure({96: Timing(1.0, 0.1)})
     tiny = replace(BASE, height=4, width=4)
-    few = replace(BASE, channels=63)
+    few = replace(BASE, channels=95)
     assert worth_rewriting([tiny, few], max_memory=LARGE).names == ()
     assert asked == []
 
 
 def test_convolutions_alike_are_measured_once(measure: Fake) -> None:
-    asked = measure({64: Timing(1.0, 0.5)})
+    asked = measure({96: Timing(1.0, 0.5)})
     several = [replace(BASE, name=f"conv{index}") for index in range(4)]
     several.append(replace(BASE, name="trained", frozen=False))
     assert len(worth_rewriting(several, max_memory=LARGE).names) == 5
@@ -105,13 +103,13 @@ def test_convolutions_alike_are_measured_once(measure: Fake) -> None:
 
 def test_time_goes_to_the_largest(measure: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each measurement takes 2 s by this clock: within 3 s there is time for two of three."""
-    asked = measure({64: Timing(1, 0.5), 96: Timing(1, 0.5), 128: Timing(1, 0.5)})
+    asked = measure({96: Timing(1, 0.5), 128: Timing(1, 0.5), 160: Timing(1, 0.5)})
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: 2.0 * len(asked))
     choice = worth_rewriting(
-        [named(str(count), count) for count in (64, 128, 96)], max_memory=LARGE, budget=3
+        [named(str(count), count) for count in (96, 160, 128)], max_memory=LARGE, budget=3
     )
-    assert [candidate.filters for candidate in asked] == [128, 96]
-    assert set(choice.names) == {"128", "96"} and choice.unmeasured == 1
+    assert [candidate.filters for candidate in asked] == [160, 128]
+    assert set(choice.names) == {"160", "128"} and choice.unmeasured == 1
 
 
 def test_one_line_for_the_log() -> None:

@@ -30,7 +30,9 @@ def batch_normalization(
 ) -> Gradients:
     """In training the batch's own statistics are used; the running ones that are put out have no gradient."""
     if any(gradient is not None for gradient in node.gradients[1:]):
-        raise node.refusal("passes through its running statistics; let the loss read its first output only")
+        raise node.refusal(
+            "would pass through its running statistics; let the loss read its first output only"
+        )
     written = _through_batch if node.attribute("training_mode", 0) else _through_constants
     inputs = (x, scale, bias, mean, var)
     found = written(op, node.attribute("epsilon", 1e-5), _wide(op, dy), *(_wide(op, t) for t in inputs))

@@ -82,9 +82,7 @@ def _product_of_others(op: Operators, node: Node, x: Tensor, axis: int) -> Tenso
     """Of the numbers in front, times that of the numbers behind; windows that double grow to all of them."""
     size = x.shape[axis]
     if size is None:
-        raise node.refusal(
-            "multiplies over the batch, whose size is open; fix the size of the network's input"
-        )
+        raise node.refusal("would multiply over an open batch; give the network's input a fixed size")
     front, behind = _shifted(op, x, axis, size, 1), _shifted(op, x, axis, size, -1)
     window = 1
     while window < size - 1:
@@ -106,11 +104,8 @@ def _shifted(op: Operators, x: Tensor, axis: int, size: int, by: int) -> Tensor:
 @rule("CumSum")
 def cum_sum(op: Operators, node: Node, dy: Tensor, x: Tensor, axis: Tensor) -> Gradients:
     """A number counts in all the sums behind it: the sums run the other way."""
-    return (
-        op.CumSum(
-            dy, axis, exclusive=node.attribute("exclusive", 0), reverse=1 - node.attribute("reverse", 0)
-        ),
-    )
+    exclusive, reverse = node.attribute("exclusive", 0), 1 - node.attribute("reverse", 0)
+    return (op.CumSum(dy, axis, exclusive=exclusive, reverse=reverse),)
 
 
 def _axes(node: Node, x: Tensor) -> Sequence[int]:

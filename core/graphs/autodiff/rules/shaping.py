@@ -6,6 +6,7 @@ is known beforehand, `_scattered` one that is only known when the graph runs.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,8 @@ def slice_(op: Operators, node: Node, dy: Tensor, data: Tensor, *where: Tensor |
     for axis, start, end, step in cuts:
         size = data.shape[axis]
         if size is not None:
+            if step < 0:  # unlike in Python, a start in front of the first number means that one
+                start = max(start, -size)
             dy = _put_back(op, dy, axis, size, np.arange(size)[start:end:step])
         else:
             count = op.Shape(data, start=axis, end=axis + 1)
@@ -213,21 +216,31 @@ def _pads(node: Node, data: Tensor) -> tuple[Sizes, Sizes]:
 
 
 def _folded(op: Operators, node: Node, mode: str, dy: Tensor, before: Sizes, after: Sizes) -> Tensor:
-    """Adds margins that are copies of the inside to what they copied, one axis after the other."""
+    """Adds margins that are copies of the inside to what they copied, one axis after the other.
+
+    Only the strips that were copied are touched, so a narrow margin of a large picture is cheap.
+    """
     for axis in np.flatnonzero(before + after).tolist():
         length, first, last = dy.shape[axis], int(before[axis]), int(after[axis])
         if length is None:
-            raise node.refusal(
-                f"is not known where the mode {mode} pads an open batch; fix the size of the batch"
-            )
+            raise node.refusal(f"is not known where the mode {mode} pads an open batch; fix its size")
         size = length - first - last
+        if mode != "edge" and max(first, last) > size:
+            raise node.refusal(f"is not known for a margin that copies its {size} numbers more than once")
         sources = np.pad(np.arange(size), (first, last), mode=mode)  # its modes are called as those of ONNX
-        parts = [
-            _put_back(op, op.Slice(dy, [start], [end], [axis]), axis, size, sources[start:end])
-            for start, end in ((0, first), (first, first + size), (first + size, length))
-            if start < end
-        ]
-        dy = op.Sum(*parts)
+        margins = [np.arange(first), np.arange(first + size, length)]
+        copied = [sources[margin] for margin in margins if len(margin)]
+        cuts = np.unique([0, size, *(cut for taken in copied for cut in (taken.min(), taken.max() + 1))])
+        strips = []
+        for low, high in pairwise(cuts.tolist()):
+            strip = op.Slice(dy, [first + low], [first + high], [axis])
+            for margin in margins:
+                part = margin[(low <= sources[margin]) & (sources[margin] < high)]
+                if len(part):
+                    piece = op.Slice(dy, part[:1], part[-1:] + 1, [axis])
+                    strip = op.Add(strip, _put_back(op, piece, axis, high - low, sources[part] - low))
+            strips.append(strip)
+        dy = op.Concat(*strips, axis=axis)
     return dy
 
 

@@ -6,11 +6,11 @@ A rule says, for one operator, how the gradient of its output becomes the gradie
     def mul(op, node, dy, a, b):
         return op.Mul(dy, b), op.Mul(dy, a)
 
-It gets `op`, which appends nodes; the node; the gradient `dy` of the first output; and the inputs, None for one
-that is left out. It returns one gradient for each input, None where there is none to have; gradients behind
-the last input may be left off. The driver does the rest: it adds up the gradients of a tensor that is read
-twice, sums a gradient over the axes along which its input was broadcast, and drops what nobody needs. So a
-rule computes everything and thinks of one node only.
+It gets `op`, which appends nodes; the node; the gradient `dy` of the first output; and the inputs, None for
+one that is left out. It returns one gradient for each input, None where there is none to have; gradients
+behind the last input may be left off. The driver does the rest: it adds up the gradients of a tensor that is
+read twice, sums a gradient over the axes along which its input was broadcast, and drops what nobody needs. So
+a rule computes everything and thinks of one node only.
 
 `dy` is None when only a later output of the node has a gradient; `node.gradients` holds them all.
 """
@@ -35,8 +35,8 @@ RULES: dict[str, Rule] = {}
 """Operator type -> rule; for other domains than ONNX's own the key is `domain.Type`."""
 
 FLAT = frozenset(
-    "Shape Size Constant ConstantOfShape Range NonZero OneHot EyeLike Floor Ceil Round Sign Not And Or Xor Equal "
-    "Greater GreaterOrEqual Less LessOrEqual IsNaN IsInf ArgMax ArgMin RandomNormal RandomUniform "
+    "Shape Size Constant ConstantOfShape Range NonZero OneHot EyeLike Floor Ceil Round Sign Not And Or Xor "
+    "Equal Greater GreaterOrEqual Less LessOrEqual IsNaN IsInf ArgMax ArgMin RandomNormal RandomUniform "
     "RandomNormalLike RandomUniformLike Bernoulli Multinomial".split()
 )
 """Operators whose outputs do not change under small changes of their inputs: no gradient passes them."""

@@ -47,11 +47,7 @@ def read_by(model: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def assert_adjoint(
-    write: Write,
-    *arrays: Array,
-    opset: int = 18,
-    batch: bool = False,
-    run: Callable[..., list[Array]] | None = None,
+    write: Write, *arrays: Array, opset: int = 18, run: Callable[..., list[Array]] | None = None
 ) -> None:
     """<f(v), u> = <v, gradient with the seed u> for a linear f, in float64 and on ONNX Runtime in float32."""
     for evaluate, dtype, tolerance in ((in_reference, np.float64, 1e-10), (in_runtime, np.float32, 1e-5)):
@@ -60,22 +56,19 @@ def assert_adjoint(
         feeds = {f"x{index}": np.asarray(array) for index, array in enumerate(arrays)}
         feeds = {name: a.astype(dtype) if a.dtype.kind == "f" else a for name, a in feeds.items()}
         builder = Builder(opset=opset)
-        out = write(builder.op, *inputs_of(builder, feeds, batch))
-        builder.output(out)
-        (value,) = evaluate(builder.model(), feeds)
-        seed = np.random.default_rng(1).standard_normal(value.shape).astype(dtype)
+        out = write(builder.op, *inputs_of(builder, feeds))
+        weights = builder.input("seed", builder.tensor(out).shape, dtype)
         wrt = [name for name, array in feeds.items() if array.dtype.kind == "f"]
-        weights = builder.input("seed", ["batch" if batch else len(value), *value.shape[1:]], dtype)
         found = gradients(builder, out, wrt, seed=weights)
-        for gradient in found.values():
-            builder.output(gradient)
-        needed = builder.model(only=found.values())
-        results = evaluate(needed, {**feeds, "seed": seed})
+        for name in (out, *found.values()):
+            builder.output(name)
+        feeds["seed"] = np.random.default_rng(1).standard_normal(weights.shape).astype(dtype)
+        value, *results = evaluate(builder.model(), feeds)
         for name, result in zip(wrt, results, strict=True):
             assert result.shape == feeds[name].shape and result.dtype == dtype
         predicted = sum(np.sum(feeds[name] * result) for name, result in zip(wrt, results, strict=True))
-        scale = np.linalg.norm(value) * np.linalg.norm(seed) + 1e-30
-        assert abs(np.sum(value * seed) - predicted) <= tolerance * scale
+        scale = np.linalg.norm(value) * np.linalg.norm(feeds["seed"]) + 1e-30
+        assert abs(np.sum(value * feeds["seed"]) - predicted) <= tolerance * scale
 
 
 def gradient_of(write: Write, x: Array, seed: Sequence[Any] | Array, opset: int = 18) -> list[Any]:
@@ -103,10 +96,11 @@ def gradient_of(write: Write, x: Array, seed: Sequence[Any] | Array, opset: int 
         lambda op, x: op.Trilu(x, np.array(-1), upper=0),
         lambda op, x: op.Trilu(x),
         lambda op, x: op.Tile(x, [1, 2, 1, 3]),
-        lambda op, x: op.Expand(x, [1, 1, 1, 1]),
-        lambda op, x: op.Concat(x, op.Transpose(x, perm=[0, 2, 1, 3]), axis=-1)
-        if x.shape[1] == x.shape[2]
-        else op.Concat(x, x, axis=-2),
+        lambda op, x: op.Expand(x, [2, 1, 1, 1, 2]),
+        lambda op, x: op.Concat(x, op.Mul(x, 2.0), axis=-2),
+        lambda op, x: op.Concat(x, op.Mul(x, 2.0), op.Slice(x, [1], [3], [0]), axis=0),
+        lambda op, x: op.Tile(op.Slice(x, [0], [1], [0]), op.Concat(op.Shape(x, end=1), [1, 2, 1], axis=0)),
+        lambda op, x: op.Expand(op.Slice(x, [0], [1], [0]), op.Shape(x)),
         lambda op, x: op.Split(x, [1, 3], axis=1, output=2)[1],
         lambda op, x: op.Slice(x, [1, -FAR], [FAR, -1], [1, -2], [2, 1]),
         lambda op, x: op.Slice(x, [0], [1], [0]),
@@ -121,9 +115,24 @@ def gradient_of(write: Write, x: Array, seed: Sequence[Any] | Array, opset: int 
     ],
 )
 def test_a_batch_of_any_size(write: Write) -> None:
-    """One graph whose first size is open is right for several."""
+    """One graph whose first size is open gives for several what the graphs of these sizes give."""
+    open_batch = squares(write, "batch")
     for batch in (1, 2, 5):
-        assert_adjoint(write, random(batch, 4, 3, 1), batch=True)
+        feeds = {"x": random(batch, 4, 3, 1)}
+        value, gradient = in_reference(open_batch, feeds)
+        np.testing.assert_allclose(gradient, in_reference(squares(write, batch), feeds)[1], atol=1e-12)
+        np.testing.assert_allclose(gradient, in_runtime(open_batch, feeds)[1], atol=1e-12)
+        assert np.sum(feeds["x"] * gradient) == pytest.approx(2 * np.sum(value), rel=1e-10)
+
+
+def squares(write: Write, batch: int | str) -> Any:
+    """The squares of what a linear `write` makes of x, and the gradient of their sum."""
+    builder = Builder()
+    x = builder.input("x", (batch, 4, 3, 1), np.float64)
+    y = write(builder.op, x)
+    builder.output(builder.op.Mul(y, y))
+    builder.output(gradients(builder, builder.op.Mul(y, y), [x])[x])
+    return builder.model()
 
 
 @pytest.mark.parametrize("opset", range(18, 27))
@@ -144,7 +153,9 @@ def test_every_opset(opset: int) -> None:
 def test_reshape_keeps_an_empty_axis_with_allowzero() -> None:
     """An axis without numbers has a gradient without numbers, of the right shape."""
     _, (found,) = run_gradients(
-        lambda op, x: op.Reshape(x, [3, 0], allowzero=1), np.zeros((0, 3), np.float32), seed=np.zeros((3, 0), "f")
+        lambda op, x: op.Reshape(x, [3, 0], allowzero=1),
+        np.zeros((0, 3), np.float32),
+        seed=np.zeros((3, 0), "f"),
     )
     assert found.shape == (0, 3)
 
@@ -166,8 +177,13 @@ def test_transpose(permutation: list[int], shape: list[int]) -> None:
 def test_expand(shape: list[int], data: st.DataObject) -> None:
     """Sizes of one grow; the wanted shape may have ones of its own, fewer axes, or more."""
     thin = [data.draw(st.sampled_from([1, size])) for size in shape]
-    wanted = [data.draw(st.sampled_from([1, size])) if size == t else size for size, t in zip(shape, thin, strict=True)]
-    wanted = data.draw(st.sampled_from([wanted, [2, *wanted], wanted[1:] if wanted[0] in (1, thin[0]) else wanted]))
+    wanted = [
+        data.draw(st.sampled_from([1, size])) if size == t else size
+        for size, t in zip(shape, thin, strict=True)
+    ]
+    wanted = data.draw(
+        st.sampled_from([wanted, [2, *wanted], wanted[1:] if wanted[0] in (1, thin[0]) else wanted])
+    )
     assert_adjoint(lambda op, x: op.Expand(x, np.array(wanted, np.int64)), random(*thin))
 
 
@@ -175,18 +191,6 @@ def test_expand(shape: list[int], data: st.DataObject) -> None:
 @some
 def test_tile(shape: list[int], repeats: list[int]) -> None:
     assert_adjoint(lambda op, x: op.Tile(x, repeats[: len(shape)]), random(*shape))
-
-
-def test_a_tile_for_each_picture() -> None:
-    """A token that is repeated as often as the open batch has pictures, as in a vision transformer."""
-
-    def write(op: Any, x: Any) -> Any:
-        token = np.ones((1, 1, 3), x.dtype)
-        many = op.Tile(op.Mul(token, op.ReduceMean(x, keepdims=1)), op.Concat(op.Shape(x, end=1), [1, 1], axis=0))
-        return op.Concat(many, x, axis=1)
-
-    for batch in (1, 4):
-        assert_slopes(write, random(batch, 2, 3), batch=True)
 
 
 # ---- several tensors
@@ -202,19 +206,6 @@ def test_concat(lengths: list[int], axis: int) -> None:
         parts.append(np.random.default_rng(index).standard_normal(shape))
     assert_adjoint(lambda op, *x: op.Concat(*x, axis=axis), *parts)
     assert_adjoint(lambda op, *x: op.Concat(*x, x[0], axis=axis), *parts)
-
-
-def test_concat_along_the_open_batch() -> None:
-    """The sizes are read when the graph runs."""
-    token = np.ones((1, 3))
-    write: Write = lambda op, x: op.Mul(op.Concat(op.Cast(token, to=11), x, x, axis=0), x.shape[1] * 1.0)  # noqa: E731
-    builder = Builder()
-    x = builder.input("x", ("batch", 3), np.float64)
-    y = write(builder.op, x)
-    builder.output(gradients(builder, builder.op.Mul(y, y), [x])[x])
-    for batch in (1, 4):
-        (found,) = in_reference(builder.model(), {"x": random(batch, 3)})
-        np.testing.assert_allclose(found, 2 * 2 * 9 * random(batch, 3))
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=4).filter(any), st.data())
@@ -249,6 +240,10 @@ def test_slice(shape: list[int], data: st.DataObject) -> None:
     each = st.lists(ends, min_size=len(axes), max_size=len(axes))
     steps = st.lists(st.sampled_from([1, 1, 2, 3, -1, -2, 9]), min_size=len(axes), max_size=len(axes))
     starts, stops, strides = data.draw(each), data.draw(each), data.draw(steps)
+    for index, (axis, step) in enumerate(zip(axes, strides, strict=True)):
+        if step < 0:  # the reference takes nothing from a start that lies before the first number; see below
+            starts[index] = max(starts[index], -shape[axis])
+            stops[index] = -FAR if stops[index] == FAR else stops[index]
     named = [axis - data.draw(st.sampled_from([0, len(shape)])) for axis in axes]
     assert_adjoint(lambda op, x: op.Slice(x, starts, stops, named, strides), random(*shape))
 
@@ -257,14 +252,17 @@ def test_slice_by_hand() -> None:
     x = counted(5)
     assert gradient_of(lambda op, x: op.Slice(x, [1], [3]), x, [7, 8]) == [0, 7, 8, 0, 0]
     assert gradient_of(lambda op, x: op.Slice(x, [-1], [-FAR], [0], [-2]), x, [7, 8, 9]) == [9, 0, 8, 0, 7]
-    assert gradient_of(lambda op, x: op.Slice(x, [3], [FAR], [0], [-1]), x, np.zeros(0)) == [0] * 5
+    assert gradient_of(lambda op, x: op.Slice(x, [3], [4], [0], [-1]), x, np.zeros(0)) == [0] * 5
+    assert gradient_of(lambda op, x: op.Slice(x, [-9], [-FAR], [0], [-1]), x, [7]) == [7, 0, 0, 0, 0]
 
 
 def test_a_slice_that_is_only_known_when_it_runs_is_refused() -> None:
     builder = Builder()
     x, end = builder.input("x", (5,)), builder.input("end", (1,), np.int64)
     y = builder.op.Slice(x, [0], end)
-    with pytest.raises(ModelError, match=r"of Slice 'Slice_0' \(opset 18\) needs to know .* 'end' before running"):
+    with pytest.raises(
+        ModelError, match=r"of Slice 'Slice_0' \(opset 18\) needs to know .* 'end' before running"
+    ):
         gradients(builder, y, [x], seed=builder.input("seed", (2,)))
 
 
@@ -301,19 +299,19 @@ def test_the_token_of_a_vision_transformer_costs_one_pad() -> None:
     assert "Pad" in operators and not {"ScatterND", "ScatterElements"} & set(operators)
 
 
-@given(st.integers(-2, 1), st.data())
+@given(st.integers(0, 1), st.booleans(), st.lists(st.permutations(range(4)), min_size=4, max_size=4))
 @some
-def test_elements_that_are_gathered_and_scattered(axis: int, data: st.DataObject) -> None:
-    shape = [3, 4]
-    rows = [data.draw(st.permutations(range(shape[axis]))) for _ in range(shape[axis - 1])]
-    indices = np.array(rows)[:2, :2]
-    indices = indices.T if axis in (0, -2) else indices
-    signed = np.where(np.array(data.draw(st.booleans())), indices - shape[axis], indices)
-    x, updates = random(*shape), random(2, 2)
-    assert_adjoint(lambda op, x: op.GatherElements(x, signed, axis=axis), x)
-    assert_adjoint(lambda op, x, u: op.ScatterElements(x, signed, u, axis=axis), x, updates)
+def test_elements_that_are_gathered_and_scattered(axis: int, negative: bool, rows: list[list[int]]) -> None:
+    indices = np.array(rows)[:, :2] - 4 * negative
     again = np.zeros_like(indices)
+    if axis == 0:
+        indices, again = indices.T, again.T
+    x, updates = random(4, 4), random(*indices.shape)
+    assert_adjoint(lambda op, x: op.GatherElements(x, indices, axis=axis), x)
     assert_adjoint(lambda op, x: op.GatherElements(x, again, axis=axis), x)
+    # the reference compares the wrong sizes for a negative axis
+    assert_adjoint(lambda op, x: op.GatherElements(x, indices, axis=axis - 2), x, run=in_runtime)
+    assert_adjoint(lambda op, x, u: op.ScatterElements(x, indices, u, axis=axis), x, updates)
     assert_adjoint(lambda op, x, u: op.ScatterElements(x, again, u, axis=axis, reduction="add"), x, updates)
 
 
@@ -331,15 +329,28 @@ def test_slices_that_are_gathered_and_scattered() -> None:
     ("write", "says"),
     [
         (lambda op, x: op.GatherND(x, np.array([[0], [1]]), batch_dims=1), "GatherND .* without batch_dims"),
-        (lambda op, x: op.ScatterND(x, [[0]], np.ones((1, 3), "f"), reduction="max"), "ScatterND .* not for max"),
-        (lambda op, x: op.Dropout(x, 0.5, np.array(True)), "Dropout .* TrainingSession draws the mask itself"),
+        (
+            lambda op, x: op.ScatterND(x, [[0]], np.ones((1, 3), "f"), reduction="max"),
+            "ScatterND .* not for max",
+        ),
+        (
+            lambda op, x: op.Dropout(x, 0.5, np.array(True)),
+            "Dropout .* TrainingSession draws the mask itself",
+        ),
     ],
 )
 def test_what_is_refused(write: Write, says: str) -> None:
-    builder = Builder()
+    builder = Builder(opset=19)
     x = builder.input("x", (2, 3))
     with pytest.raises(ModelError, match=says):
         gradients(builder, write(builder.op, x), [x])
+
+
+def test_an_open_batch_is_not_padded_with_copies() -> None:
+    builder = Builder()
+    x = builder.input("x", ("batch", 3))
+    with pytest.raises(ModelError, match="mode edge pads an open batch; fix its size"):
+        gradients(builder, builder.op.Pad(x, [1, 0, 0, 0], mode="edge"), [x])
 
 
 def test_top_k() -> None:
@@ -347,7 +358,7 @@ def test_top_k() -> None:
     values = lambda op, x: op.TopK(x, [2], output=2)[0]  # noqa: E731
     assert gradient_of(values, x, [[1, 2], [3, 4]]) == [[2, 0, 0, 1], [0, 3, 4, 0]]
     least = lambda op, x: op.TopK(x, [1], axis=0, largest=0, output=2)[0]  # noqa: E731
-    assert gradient_of(least, x, [[1, 2, 3, 4]]) == [[0, 2, 3, 0], [1, 0, 0, 4]]
+    assert gradient_of(least, x, [[1, 2, 3, 4]]) == [[0, 2, 3, 4], [1, 0, 0, 0]]
     assert_slopes(values, random(3, 6))
 
 
@@ -370,7 +381,7 @@ def test_casts() -> None:
     halves = lambda op, x: op.Cast(op.Mul(op.Cast(x, to=10), 3.0), to=1)  # noqa: E731
     assert gradient_of(halves, x, [1, 2]) == [3, 6]
     assert gradient_of(lambda op, x: op.Mul(op.Cast(op.Cast(x, to=7), to=1), x), x, [1, 2]) == [1, 4]
-    assert_adjoint(lambda op, x: op.CastLike(op.CastLike(x, np.float16(0)), x), counted(3), run=in_runtime)
+    assert gradient_of(lambda op, x: op.CastLike(op.CastLike(x, np.float16(0)), x), x, [1, 2]) == [1, 2]
 
 
 # ---- pads
@@ -382,7 +393,8 @@ modes = st.sampled_from(["constant", "reflect", "edge", "wrap"])
 @settings(max_examples=40, deadline=None)
 def test_pad(shape: list[int], mode: str, named: bool, data: st.DataObject) -> None:
     before, after = (
-        [data.draw(st.integers(0, size - 1 if mode == "reflect" else 3)) for size in shape] for _ in range(2)
+        [data.draw(st.integers(0, {"reflect": size - 1, "wrap": size}.get(mode, 3))) for size in shape]
+        for _ in range(2)
     )
     axes = np.arange(-len(shape), 0) if named else None
     assert_adjoint(
@@ -423,7 +435,7 @@ def test_a_padded_picture_costs_no_dense_product() -> None:
     padded = builder.op.Pad(x, [0, 0, 4, 4, 0, 0, 4, 4], mode="reflect")
     builder.output(gradients(builder, padded, [x])[x])
     model = builder.model()
-    assert {node.op_type for node in model.graph.node} <= {"Expand", "Slice", "Pad", "Sum", "Identity"}
+    assert {node.op_type for node in model.graph.node} <= {"Expand", "Slice", "Add", "Concat", "Identity"}
     assert model.ByteSize() < 10_000
 
 
@@ -456,14 +468,12 @@ def test_pads_as_torch(mode: str) -> None:
         (lambda op, x: op.Transpose(x, perm=[2, 0, 1]), lambda x: x.permute(2, 0, 1)),
         (lambda op, x: op.Trilu(x, np.array(1), upper=0), lambda x: x.tril(1)),
         (lambda op, x: op.TopK(x, [2], axis=1, output=2)[0], lambda x: x.topk(2, dim=1).values),
-        (lambda op, x: op.Concat(*op.Split(x, [1, 2], axis=1, output=2)[::-1], axis=1), lambda x: x.roll(-1, 1)),
-        (lambda op, x: op.Expand(op.ReduceMax(x, [1]), [3, 3, 4]), lambda x: x.amax(1, True).expand(3, 3, 4)),
+        (
+            lambda op, x: op.Concat(*op.Split(x, [1, 2], axis=1, output=2)[::-1], axis=1),
+            lambda x: x.roll(-1, 1),
+        ),
+        (lambda op, x: op.Expand(op.Slice(x, [0], [1], [1]), [3, 1, 1]), lambda x: x[:, :1].expand(3, 1, 4)),
     ],
 )
 def test_as_torch(write: Write, in_torch: Callable[..., Any]) -> None:
-    if "amax" in in_torch.__code__.co_names:
-        from cnnkit.graphs.autodiff.rules import RULES
-
-        if "ReduceMax" not in RULES:
-            pytest.skip("another family")
     assert_as_torch(write, in_torch, random(3, 3, 4).astype(np.float32))
