@@ -71,9 +71,10 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="as one JSON object
 
 
 def _add_groups() -> None:
-    from cnnkit.cli import export, models, plugins
+    from cnnkit.cli import check, export, models, plugins
 
     app.add_typer(export.app, name="export")
+    app.add_typer(check.app, name="check")
     app.add_typer(models.app, name="models")
     app.add_typer(plugins.app, name="plugins")
 

@@ -67,9 +67,7 @@ class Builder:
             builder._learn(tensor.name, [Fact.of_initializer(tensor)] * len(BATCHES))
         for value in model.graph.input:
             kind = value.type.tensor_type
-            declared = [
-                dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in kind.shape.dim
-            ]
+            declared = [dim.dim_value or dim.dim_param for dim in kind.shape.dim]
             shape = (sizes or {}).get(value.name, declared)
             builder.input(value.name, shape, helper.tensor_dtype_to_np_dtype(kind.elem_type))
         for node in model.graph.node:
@@ -269,6 +267,24 @@ class Operators:
             return tensor
         converted: Tensor = self.Cast(tensor, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
         return converted
+
+    def pad(
+        self,
+        tensor: Tensor,
+        before: Sequence[int],
+        after: Sequence[int],
+        axes: Sequence[int] | None = None,
+        value: float | None = None,
+    ) -> Tensor:
+        """The tensor with a margin, of zeros by default, along some axes; itself where there is none.
+
+        Every axis is written down: ONNX Runtime 1.31 mixes up the axes of a Pad that names some of them when
+        it moves a Transpose past it.
+        """
+        pads = np.zeros((2, tensor.rank), np.int64)
+        pads[:, range(tensor.rank) if axes is None else axes] = before, after
+        padded: Tensor = self.Pad(tensor, pads.ravel(), value) if pads.any() else tensor
+        return padded
 
     def zeros_like(self, tensor: Tensor) -> Tensor:
         zeros: Tensor = self.Expand(np.zeros((), tensor.dtype), self.shape(tensor))

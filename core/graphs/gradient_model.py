@@ -46,9 +46,7 @@ def gradient_model(
         title = "gradient" if len(starts) == 1 else f"gradient/{name}"
         gradient = found[tensor]
         builder.output(gradient if gradient == title else builder.op.Identity(gradient, output=title))
-    metadata = {entry.key: entry.value for entry in model.graph.skeleton.metadata_props}
-    kept = {key: text for key, text in metadata.items() if key in ("cnnkit.preprocessing", "cnnkit.labels")}
-    whole = Graph(builder.model(kept), model.graph.files).proto
+    whole = Graph(builder.model(model.metadata), model.graph.files).proto
     onnx.checker.check_model(whole, full_check=True)
     return whole
 

@@ -81,17 +81,22 @@ class Model:
         """Write an ONNX file that says everything that `load` wants to know. Raises OutputError."""
         proto = self.graph.proto
         metadata = {entry.key: entry.value for entry in proto.metadata_props}
-        metadata |= {
-            "cnnkit.name": json.dumps(self.name),
-            "cnnkit.licence": json.dumps(self.licence),
-            "cnnkit.labels": json.dumps(self.labels),
-            "cnnkit.preprocessing": json.dumps(self.preprocessing.to_json()),
-            LAYERS_KEY: json.dumps([[layer.name, layer.tensor] for layer in self.layers]),
-        }
+        metadata |= self.metadata
+        metadata[LAYERS_KEY] = json.dumps([[layer.name, layer.tensor] for layer in self.layers])
         del proto.metadata_props[:]
         helper.set_model_props(proto, metadata)
         write_atomically(Path(path), proto.SerializeToString())
         return Path(path)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What an ONNX file says of the network beside its graph."""
+        return {
+            "cnnkit.name": json.dumps(self.name),
+            "cnnkit.licence": json.dumps(self.licence),
+            "cnnkit.labels": json.dumps(self.labels),
+            "cnnkit.preprocessing": json.dumps(self.preprocessing.to_json()),
+        }
 
     @property
     def layers(self) -> tuple[Layer, ...]:

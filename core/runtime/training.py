@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,9 +16,13 @@ from cnnkit.graphs.autodiff.rules import Rule
 from cnnkit.graphs.graph import Graph
 from cnnkit.graphs.model import Model
 from cnnkit.graphs.optimizers import Optimizer
+from cnnkit.graphs.rewrite import candidates, winograd
 from cnnkit.graphs.training import Loss, training_graph
 from cnnkit.images.files import write_atomically
-from cnnkit.runtime.device import one_sentence, onnxruntime, start
+from cnnkit.runtime.device import one_sentence, onnxruntime, providers, start
+from cnnkit.runtime.tuning import worth_rewriting
+
+log = logging.getLogger("cnnkit")
 
 Feeds = Mapping[str, Any]
 _RANDOM_STATE = "cnnkit.random_state"
@@ -42,7 +47,8 @@ class TrainingSession:
     `training` puts batch norms and dropouts in training mode; `seed` is for dropouts. `batch` is a fixed
     number of pictures, open by default; `size` is (height, width), the model's by default. `rules` are
     gradient rules for more operators. `rewrites` "measured" replaces convolutions by Winograd's form where
-    that is faster here and the memory allows.
+    that is clearly faster on this CPU, which takes seconds to find out, and where `max_memory` more bytes
+    (default: a quarter of what is free) are enough for it.
 
     Raises ModelError where a gradient does not exist, UsageError for names that mean nothing, and
     DeviceError.
@@ -62,6 +68,7 @@ class TrainingSession:
         device: str = "auto",
         threads: int | None = None,
         rewrites: Literal["none", "measured"] = "none",
+        max_memory: int | None = None,
         rules: Mapping[str, Rule] | None = None,
     ) -> None:
         self.model = model
@@ -69,7 +76,8 @@ class TrainingSession:
             model, loss, wrt, optimizer, training=training, batch=batch, size=size, rules=rules
         )
         self._random = np.random.default_rng(seed)
-        self._device, self._threads, self._rewrites = device, threads, rewrites
+        self._device, self._threads = device, threads
+        self._rewrites, self._max_memory = rewrites, max_memory
         self._runs: dict[str, _Run] = {}
         self._state: dict[str, Any] = {}
         self._spare: dict[str, Any] = {}
@@ -188,8 +196,10 @@ class TrainingSession:
     def _run(self, kind: str, *outputs: Mapping[str, Any]) -> "_Run":
         if kind not in self._runs:
             model = self.graph.model(*outputs)
-            if self._rewrites == "measured":
-                model = rewritten(model, self._device, self._threads)
+            if self._rewrites == "measured" and not providers(self._device)[0].startswith("CUDA"):
+                choice = worth_rewriting(candidates(model), self._threads, self._max_memory)
+                log.info("%s", choice)
+                model = winograd(model, choice.names)
             session = start(model, self.model.graph.files, self.model.name, self._device, self._threads)
             self._runs[kind] = _Run(session, self.model.name)
         return self._runs[kind]
@@ -200,8 +210,9 @@ class TrainingSession:
         return {name: self._state[name] for name in run.inputs.keys() & self.graph.state.keys()}
 
     def _to_device(self, array: NDArray[Any]) -> Any:
-        kind = next(iter(self._runs.values())).device if self._runs else "cpu"
-        return onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), kind)
+        kind = "cuda" if providers(self._device)[0].startswith("CUDA") else "cpu"
+        own = np.array(array, order="C")  # on a CPU the value lies in the array itself, and is written to
+        return onnxruntime().OrtValue.ortvalue_from_numpy(own, kind)
 
     def _complete(self, feeds: Feeds, run: "_Run") -> dict[str, NDArray[Any]]:
         """The feeds as arrays of the right types, with settings and dropout masks."""
@@ -213,7 +224,7 @@ class TrainingSession:
             given.setdefault(name, self._random.random(dropped.shape_for(batch)) >= ratio)
         for name, value in {**self.graph.settings, **given}.items():
             if name in run.inputs:
-                arrays[name] = np.ascontiguousarray(value, run.inputs[name])
+                arrays[name] = np.asarray(value, run.inputs[name], order="C")
         wanted = [name for name in run.inputs if name not in self.graph.state]
         missing = [name for name in wanted if name not in arrays]
         unknown = given.keys() - run.inputs.keys() - self.graph.settings.keys() - self.graph.masks.keys()

@@ -36,7 +36,7 @@ def gradients(
     op = builder.op
     end, starts = builder.tensor(of), [builder.tensor(name) for name in dict.fromkeys(wrt)]
     table = {**RULES, **(rules or {})}
-    path, reached = _between(builder, starts, end, FLAT - table.keys())
+    path, reached = between(builder, starts, end, FLAT - table.keys())
     for start in starts:
         if start not in reached or not start.is_floating:
             raise ModelError(f"'{of}' does not depend on '{start}' in a way that has a gradient")
@@ -60,7 +60,7 @@ def gradients(
     return {start: op.Identity(sums[start], name=f"gradient/{start}") for start in starts}
 
 
-def _between(
+def between(
     builder: Builder, starts: Sequence[Tensor], end: Tensor, flat: Set[str]
 ) -> tuple[list[onnx.NodeProto], set[str]]:
     """The nodes that carry a change of `starts` on to `end`, and the tensors that feel it."""

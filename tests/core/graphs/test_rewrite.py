@@ -254,14 +254,14 @@ def test_two_convolutions_alike_and_two_of_one_name() -> None:
 def test_the_backward_pass() -> None:
     """Forward and gradient of two convolutions: those of the gradient are candidates too."""
     b = Builder("step")
-    x = b.input("x", (1, 8, 12, 12))
-    hidden = b.op.Relu(b.op.Conv(x, normal(16, 8, 3, 3, dtype=np.float32, seed=1), pads=[1] * 4, name="one"))
-    y = b.op.Conv(hidden, normal(8, 16, 3, 3, dtype=np.float32, seed=2), pads=[0, 1, 1, 0], name="two")
+    x = b.input("x", (1, 12, 12, 12))
+    hidden = b.op.Relu(b.op.Conv(x, normal(16, 12, 3, 3, dtype=np.float32, seed=1), pads=[1] * 4, name="one"))
+    y = b.op.Conv(hidden, normal(12, 16, 3, 3, dtype=np.float32, seed=2), pads=[0, 1, 1, 0], name="two")
     b.output(y)
     seed = b.input("seed", y.shape)
     b.output(gradients(b, y, [x], seed=seed)["x"])
     model = b.model()
-    feeds = {"x": normal(1, 8, 12, 12, dtype=np.float32), "seed": normal(*y.shape, dtype=np.float32)}
+    feeds = {"x": normal(1, 12, 12, 12, dtype=np.float32), "seed": normal(*y.shape, dtype=np.float32)}
     found = candidates(model)
     assert len(found) == 4 and all(candidate.frozen for candidate in found)
     other = rewritten(model)

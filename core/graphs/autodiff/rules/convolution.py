@@ -4,41 +4,37 @@ A convolution moves a kernel over a large plane and makes a small one, along eve
 
     small[o] = sum over t of  kernel[t] * large[stride * o + dilation * t - pad]
 
-so each position t of the kernel, a *tap*, joins the small plane with a shifted and thinned-out copy of the large
-one. Both gradients follow from this one line (Dumoulin & Visin, "A guide to convolution arithmetic for deep
+so each position t of the kernel, a *tap*, joins the small plane with a shifted and thinned-out view of the
+large one. Both gradients follow from this line (Dumoulin & Visin, "A guide to convolution arithmetic for deep
 learning", 2016): that of the large plane sends `kernel[t] * small` back to where the tap looked; that of the
-kernel is, tap by tap, the product of the small plane and what the tap saw. A transposed convolution is the same
-line with the two planes exchanged, so it shares all that is here.
+kernel is, tap by tap, the product of the small plane and what the tap saw. A transposed convolution is the
+same line with the two planes exchanged, so it shares all that is here.
 
-Each gradient can be written in several ways that are the same in numbers and far apart in speed. On a plane of a
-few positions, where a convolution picture by picture is a thin product, both put channels last and multiply the
-positions of all pictures at once. Else the gradient of the large plane is
+Each gradient can be written in several ways that are the same in numbers and far apart in speed. On planes of
+a few positions, where a convolution picture by picture is a thin product, both put channels last and multiply
+the positions of all pictures at once. Else the gradient of the large plane is
 
 - a convolution of stride 1 with the kernel flipped and its channels exchanged, where the stride was 1: the
   fastest operator of the runtime, which also flips constant kernels beforehand;
-- a transposed convolution, where the stride was another or there are only a few channels to make;
+- a transposed convolution, where the stride was another, or where there are only a few channels to make;
 
 and that of the kernel a product of planes for each tap, summed over the pictures.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnkit.graphs.autodiff.rules.table import Gradients, Node, Operators, Tensor, rule
-
-Sizes = NDArray[np.int64]
+from cnnkit.graphs.autodiff.rules.window import Sizes, Window
 
 FEW_POSITIONS = 64
-"""Small planes below this many positions are multiplied for all pictures at once when the input's gradient is
-sought."""
+"""Smaller planes than this are multiplied for all pictures at once."""
 MANY_POSITIONS = 256
-"""Small planes from this many positions on are multiplied picture by picture when the kernel's gradient is."""
+"""The same where several taps share the cost of putting channels last, for the gradient of the kernel."""
 FEW_CHANNELS = 8
-"""Up to so many channels, those of a picture say, a product with one of a kernel's taps is too thin to be fast."""
+"""Up to so many channels, those of a picture say, a product for a single tap is too thin to be fast."""
 
 _BEFORE_THE_START = -(2**31)  # the end of a Slice that runs backwards through the whole axis
 
@@ -65,84 +61,6 @@ def conv_transpose(
         kernel_gradient(op, x, dy, kernel, window),
         bias_gradient(op, dy),
     )
-
-
-@dataclass(frozen=True)
-class Window:
-    """How a kernel moves over a large plane to make a small one; a number for each axis.
-
-    `begins` are the positions by which the first window stands out in front of the large plane.
-    """
-
-    kernel: Sizes
-    strides: Sizes
-    dilations: Sizes
-    begins: Sizes
-    large: Sizes
-    small: Sizes
-    groups: int
-
-    @staticmethod
-    def of_conv(node: Node, kernel: Tensor, large: Tensor) -> "Window":
-        return Window._of(node, kernel, large.shape[2:], node.output.shape[2:], 0)
-
-    @staticmethod
-    def of_conv_transpose(node: Node, kernel: Tensor, small: Tensor) -> "Window":
-        added = np.array(node.attribute("output_padding", [0] * (small.rank - 2)), np.int64)
-        return Window._of(node, kernel, node.output.shape[2:], small.shape[2:], added)
-
-    @staticmethod
-    def _of(node: Node, kernel: Tensor, large: Sequence[Any], small: Sequence[Any], added: Any) -> "Window":
-        """`added` are the positions of the large plane that no window covers and that are not padding."""
-        if None in large or None in small:
-            raise node.refusal(
-                "needs planes of a known size, only the batch may stay open; give the sizes of the input"
-            )
-        rank = len(large)
-        sizes, strides, dilations = (
-            np.array(numbers, np.int64)
-            for numbers in (
-                kernel.shape[2:],
-                node.attribute("strides", [1] * rank),
-                node.attribute("dilations", [1] * rank),
-            )
-        )
-        mode = node.attribute("auto_pad", "NOTSET")
-        if mode == "VALID":
-            begins = np.zeros(rank, np.int64)
-        elif mode == "NOTSET" and not node.attribute("output_shape"):
-            begins = np.array(node.attribute("pads", [0] * 2 * rank)[:rank], np.int64)
-        else:
-            covered = strides * (np.array(small) - 1) + dilations * (sizes - 1) + 1 + added
-            padded = np.maximum(0, covered - np.array(large))
-            begins = padded // 2 if mode == "SAME_UPPER" else padded - padded // 2
-        planes = (np.array(plane, np.int64) for plane in (large, small))
-        return Window(sizes, strides, dilations, begins, *planes, node.attribute("group", 1))
-
-    @property
-    def reach(self) -> Sizes:
-        """From the first to the last tap."""
-        return self.dilations * (self.kernel - 1)
-
-    @property
-    def covered(self) -> Sizes:
-        """From the first tap of the first window to behind the last tap of the last, padding included."""
-        return self.strides * (self.small - 1) + self.reach + 1
-
-    @property
-    def positions(self) -> int:
-        """How many numbers a small plane has."""
-        return int(self.small.prod())
-
-    @property
-    def planes(self) -> range:
-        """The axes of the planes, channels first."""
-        return range(2, 2 + len(self.kernel))
-
-    @property
-    def taps(self) -> Iterator[Sizes]:
-        """The positions in the kernel in their order, counted in positions of the large plane."""
-        return (self.dilations * tap for tap in np.ndindex(*self.kernel))
 
 
 # ---- the gradient of the planes
@@ -203,7 +121,7 @@ def _by_transposed_convolution(op: Operators, dy: Tensor, kernel: Tensor, window
 def _by_products(op: Operators, dy: Tensor, kernel: Tensor, window: Window) -> Tensor:
     """One product for each tap, and sums of the products where taps looked at the same number.
 
-    Tap t of the small position o looked at stride * (o + step) + phase, where t - pad = stride * step + phase.
+    Tap t of position o looked at stride * (o + step) + phase, where t - pad = stride * step + phase.
     Products of one phase are added up, each shifted by its steps; then the phases are interleaved.
     """
     makers, channels = kernel.shape[:2]
@@ -238,18 +156,14 @@ def _interleaved(op: Operators, phases: dict[tuple[int, ...], Tensor], strides: 
     Side by side along the next axis and read as one, the planes take turns along this one.
     """
     zeros = op.zeros_like(next(iter(phases.values())))
-    planes = np.array([phases.get(phase, zeros) for phase in np.ndindex(*strides)], object).reshape(strides)
-    for axis in range(len(strides), 0, -1):
-        merged = np.empty(planes.shape[:-1], object)
-        for index in np.ndindex(*merged.shape):
-            turns = list(planes[index])
-            beside = op.Concat(*turns, axis=axis + 1) if len(turns) > 1 else turns[0]
-            sizes = list(turns[0].shape[1:])
-            sizes[axis - 1] *= len(turns)
-            merged[index] = op.Reshape(beside, [-1, *sizes])
-        planes = merged
-    plane: Tensor = planes[()]
-    return plane
+    planes = [phases.get(phase, zeros) for phase in np.ndindex(*strides)]
+    for axis, stride in reversed(list(enumerate(strides, start=1))):
+        sizes: list[Any] = list(planes[0].shape[1:])
+        sizes[axis - 1] *= stride
+        turns = [planes[start : start + stride] for start in range(0, len(planes), stride)]
+        if stride > 1:
+            planes = [op.Reshape(op.Concat(*turn, axis=axis + 1), [-1, *sizes]) for turn in turns]
+    return planes[0]
 
 
 # ---- the gradient of the kernel and of the bias
@@ -258,7 +172,8 @@ def _interleaved(op: Operators, phases: dict[tuple[int, ...], Tensor], strides: 
 def kernel_gradient(op: Operators, small: Tensor, large: Tensor, kernel: Tensor, window: Window) -> Tensor:
     """That of the kernel, from two planes: in a convolution the gradient of its output and its input."""
     thinned_out = window.groups > 1 and (window.strides > 1).any()
-    by_planes = window.positions >= MANY_POSITIONS and not thinned_out
+    enough = FEW_POSITIONS if window.kernel.prod() == 1 else MANY_POSITIONS
+    by_planes = window.positions >= enough and not thinned_out
     parts = (_taps_by_planes if by_planes else _taps_by_channels)(op, small, large, window)
     makers, channels, *sizes = kernel.shape
     joined = op.Concat(*parts, axis=-1) if len(parts) > 1 else parts[0]
@@ -294,8 +209,8 @@ def _taps_by_planes(op: Operators, small: Tensor, large: Tensor, window: Window)
 def _taps_by_channels(op: Operators, small: Tensor, large: Tensor, window: Window) -> list[Tensor]:
     """The same with channels last: a product over the positions of all pictures at once.
 
-    Views then are runs of channels, which are cheap to collect even where strides thin them out. A group of one
-    channel is no matrix: it is multiplied number by number.
+    Views then are runs of channels, which are cheap to collect even where strides thin them out. A group of
+    one channel is no matrix: it is multiplied number by number.
     """
     groups, makers, channels = window.groups, _share(small, window.groups), _share(large, window.groups)
     seen = _views(op, _channels_last(op, large), window, first_axis=1)
@@ -357,7 +272,9 @@ def _exchanged(op: Operators, kernel: Tensor, groups: int) -> Tensor:
     return op.Reshape(turned, [groups * channels, makers // groups, *sizes])  # type: ignore[no-any-return]
 
 
-def _conv(op: Operators, x: Tensor, kernel: Tensor, before: Sizes, behind: Sizes, **attributes: Any) -> Tensor:
+def _conv(
+    op: Operators, x: Tensor, kernel: Tensor, before: Sizes, behind: Sizes, **attributes: Any
+) -> Tensor:
     """A convolution whose pads may be negative: those cut."""
     sizes = np.array(x.shape[2:])
     x = _slice(op, x, np.maximum(0, -before), sizes - np.maximum(0, -behind), first_axis=2)

@@ -143,7 +143,7 @@ def layer_normalization(
 ) -> Gradients:
     if any(gradient is not None for gradient in node.gradients[1:]):
         raise node.refusal(
-            "passes through its outputs Mean and InvStdDev; write them as ReduceMean of the input"
+            "would pass through its saved Mean and InvStdDev; let the loss read its first output"
         )
     axes = list(range(node.attribute("axis", -1) % x.rank, x.rank))
     normal, inverse = _standard(op, _wide(op, x), axes, node.attribute("epsilon", 1e-5))

@@ -95,7 +95,7 @@ def _product_of_others(op: Operators, node: Node, x: Tensor, axis: int) -> Tenso
 
 def _shifted(op: Operators, x: Tensor, axis: int, size: int, by: int) -> Tensor:
     """Moved along an axis, ones coming in."""
-    padded = op.Pad(x, [max(by, 0), max(-by, 0)], 1.0, [axis])
+    padded = op.pad(x, [max(by, 0)], [max(-by, 0)], [axis], 1.0)
     start = max(-by, 0)
     moved: Tensor = op.Slice(padded, [start], [start + size], [axis])
     return moved

@@ -7,7 +7,7 @@ is known beforehand, `_scattered` one that is only known when the graph runs.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cnnkit.graphs.autodiff.rules.table import Gradients, Node, Operators, Tensor, rule
 
 Sizes = NDArray[np.int64]
+Mode = Literal["reflect", "edge", "wrap"]
 
 _END = int(np.iinfo(np.int64).max)  # of a Slice that runs to the last number
 _FURTHEST_BACK = -_END  # of one that runs backwards to the first
@@ -137,14 +138,14 @@ def gather(op: Operators, node: Node, dy: Tensor, data: Tensor, indices: Tensor)
 @rule("GatherElements")
 def gather_elements(op: Operators, node: Node, dy: Tensor, data: Tensor, indices: Tensor) -> Gradients:
     axis = node.attribute("axis", 0)
-    return (op.ScatterElements(op.zeros_like(data), indices, dy, axis=axis, reduction="add"),)
+    return (_added(op, "ScatterElements", op.shape(data), indices, dy, axis=axis),)
 
 
 @rule("GatherND")
 def gather_nd(op: Operators, node: Node, dy: Tensor, data: Tensor, indices: Tensor) -> Gradients:
     if node.attribute("batch_dims", 0):
         raise node.refusal("is only known without batch_dims; write the indices of the batch out")
-    return (op.ScatterND(op.zeros_like(data), indices, dy, reduction="add"),)
+    return (_added(op, "ScatterND", op.shape(data), indices, dy),)
 
 
 @rule("ScatterElements", "ScatterND")
@@ -197,12 +198,12 @@ def pad(
     added, cut = (before.clip(0), after.clip(0)), (-before.clip(max=0), -after.clip(max=0))
     mode = node.attribute("mode", "constant")
     if mode != "constant":
-        return (_zeros_around(op, _folded(op, node, mode, dy, *added), *cut),)
+        return (op.pad(_folded(op, node, mode, dy, *added), *cut),)
     inner = _without_margins(op, dy, *added)
-    kept = _zeros_around(op, inner, *cut)
+    kept = op.pad(inner, *cut)
     if value is None:
         return (kept,)
-    margins = op.Sub(dy, _zeros_around(op, inner, *added))
+    margins = op.Sub(dy, op.pad(inner, *added))
     return kept, None, op.Reshape(op.ReduceSum(margins, keepdims=0), op.shape(value))
 
 
@@ -215,7 +216,7 @@ def _pads(node: Node, data: Tensor) -> tuple[Sizes, Sizes]:
     return pads[0], pads[1]
 
 
-def _folded(op: Operators, node: Node, mode: str, dy: Tensor, before: Sizes, after: Sizes) -> Tensor:
+def _folded(op: Operators, node: Node, mode: Mode, dy: Tensor, before: Sizes, after: Sizes) -> Tensor:
     """Adds margins that are copies of the inside to what they copied, one axis after the other.
 
     Only the strips that were copied are touched, so a narrow margin of a large picture is cheap.
@@ -253,7 +254,7 @@ def _put_back(op: Operators, dy: Tensor, axis: int, size: int, taken: Sizes) -> 
     steps = set(np.diff(taken).tolist())
     if steps <= {1}:
         start = int(taken[0]) if len(taken) else 0
-        return _zeros_around(op, dy, [start], [size - start - len(taken)], [axis])
+        return op.pad(dy, [start], [size - start - len(taken)], [axis])
     if steps == {-1}:
         forwards = op.Slice(dy, [-1], [_FURTHEST_BACK], [axis], [-1])
         return _put_back(op, forwards, axis, size, taken[::-1])
@@ -263,7 +264,7 @@ def _put_back(op: Operators, dy: Tensor, axis: int, size: int, taken: Sizes) -> 
         return _scattered(op, dy, axis, [size], taken)
     places = np.full(size, len(taken))  # where each number went; those left behind find a zero at the end
     places[taken] = np.arange(len(taken))
-    result = op.Gather(_zeros_around(op, dy, [0], [1], [axis]), places, axis=axis)
+    result = op.Gather(op.pad(dy, [0], [1], [axis]), places, axis=axis)
     return result
 
 
@@ -275,21 +276,17 @@ def _scattered(op: Operators, dy: Tensor, axis: int, size: Any, places: Any) -> 
         swap[0], swap[axis] = axis, 0
         result = op.Transpose(_scattered(op, op.Transpose(dy, perm=swap), 0, size, places), perm=swap)
     else:
-        zeros = op.Expand(np.zeros((), dy.dtype), op.Concat(size, op.Shape(dy, start=1), axis=0))
-        result = op.ScatterND(zeros, op.Unsqueeze(places, [1]), dy, reduction="add")
+        shape = op.Concat(size, op.Shape(dy, start=1), axis=0)
+        result = _added(op, "ScatterND", shape, op.Unsqueeze(places, [1]), dy)
     return result
 
 
-def _zeros_around(
-    op: Operators,
-    x: Tensor,
-    before: Sequence[int] | Sizes,
-    after: Sequence[int] | Sizes,
-    axes: Sequence[int] | None = None,
-) -> Tensor:
-    pads = np.concatenate([before, after])
-    result: Tensor = op.Pad(x, pads, None, axes) if pads.any() else x
-    return result
+def _added(op: Operators, operator: str, shape: Any, indices: Any, dy: Tensor, **attributes: Any) -> Tensor:
+    """`dy` scattered into zeros, in float32 at least: ONNX Runtime has no sum of halves on the processor."""
+    wide = np.result_type(dy.dtype, np.float32)
+    zeros = op.Expand(np.zeros((), wide), shape)
+    scatter = getattr(op, operator)
+    return op.cast(scatter(zeros, indices, op.cast(dy, wide), reduction="add", **attributes), dy.dtype)
 
 
 def _without_margins(op: Operators, x: Tensor, before: Sizes, after: Sizes) -> Tensor:

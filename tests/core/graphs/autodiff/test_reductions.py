@@ -126,7 +126,7 @@ def test_products_of_many_numbers_over_two_axes() -> None:
 def test_a_product_over_an_open_batch_is_refused() -> None:
     builder = Builder()
     x = builder.input("x", ["batch", 3])
-    with pytest.raises(ModelError, match="gradient of ReduceProd .* open batch; give"):
+    with pytest.raises(ModelError, match=r"gradient of ReduceProd .* open batch; give"):
         gradients(builder, builder.op.ReduceProd(x, [0]), [x])
 
 

@@ -144,7 +144,7 @@ def test_every_opset(opset: int) -> None:
         y = op.Concat(op.Identity(parts[1]), op.Squeeze(op.Unsqueeze(parts[0], [0]), [0]), axis=1)
         y = op.Transpose(op.Tile(op.Reshape(y, [0, 2, -1]), [1, 2, 1]))
         y = op.Flatten(op.Trilu(op.Slice(y, [0], [FAR], [0], [2]), np.array(0)))
-        y = op.Pad(op.Expand(op.Unsqueeze(y, [0]), [2, 1, 1]), [1, -1], None, [2]) if opset == 18 else y
+        y = op.Pad(op.Expand(op.Unsqueeze(y, [0]), [2, 1, 1]), [1, -1], None, [2])
         return op.Dropout(op.Gather(op.CastLike(op.Cast(y, to=11), x), [1, 0], axis=0))
 
     assert_adjoint(write, random(3, 5), opset=opset, run=in_runtime)
@@ -288,6 +288,18 @@ def test_gather_by_hand() -> None:
     assert gradient_of(lambda op, x: op.Gather(x, [3, 0, -3]), x, [1, 2, 4]) == [2, 4, 0, 1]
     assert gradient_of(lambda op, x: op.Gather(x, [1, 1]), x, [1, 2]) == [0, 3, 0, 0]
     assert gradient_of(lambda op, x: op.Gather(x, np.array(-1)), x, 5) == [0, 0, 0, 5]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda op, x: op.Gather(x, [2, 0, 2, 1]),
+        lambda op, x: op.GatherElements(x, np.array([2, 0, 2, 1])),
+        lambda op, x: op.GatherND(x, np.array([[2], [0], [2], [1]])),
+    ],
+)
+def test_halves_are_added_too(write: Write) -> None:
+    assert gradient_of(write, np.ones(3, np.float16), [1, 2, 4, 8]) == [2, 8, 5]
 
 
 def test_the_token_of_a_vision_transformer_costs_one_pad() -> None:

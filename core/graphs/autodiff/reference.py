@@ -1,0 +1,125 @@
+"""Running a graph in float64: onnx's own reference implementation, which is slow and says what is right.
+
+Two of its operators are replaced (seen in onnx 1.23): `Erf` rounds to float32 whatever it is given, and
+`ConvTranspose` takes minutes for many channels and is wrong for some groups.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from cnnkit.errors import ModelError
+
+Array = NDArray[Any]
+Computes = Callable[..., Any]
+"""What an operator computes, in numpy: its inputs as arguments, its attributes as keywords."""
+
+
+class CannotCompute(ModelError):
+    """There is nothing to compare a gradient with."""
+
+
+class Reference:
+    """A model, evaluated node by node in numpy.
+
+    `computes` says what operators compute that onnx's reference implementation does not know, under the names
+    that the table of rules has for them. Raises CannotCompute for an operator that nobody knows.
+    """
+
+    def __init__(self, model: onnx.ModelProto, computes: Mapping[str, Computes] | None = None) -> None:
+        operators = [Erf, ConvTranspose, *(_operator(*entry) for entry in (computes or {}).items())]
+        self.inputs = [value.name for value in model.graph.input]
+        self.outputs = [value.name for value in model.graph.output]
+        try:
+            self._evaluator = ReferenceEvaluator(model, new_ops=operators)
+        except Exception as error:  # it complains in many ways
+            raise CannotCompute(f"onnx.reference cannot run it: {_sentence(error)}") from None
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs by name; of the feeds only the inputs are read. Raises CannotCompute."""
+        try:
+            with np.errstate(all="ignore"):
+                values = self._evaluator.run(None, {name: feeds[name] for name in self.inputs})
+        except Exception as error:
+            raise CannotCompute(f"onnx.reference cannot run it: {_sentence(error)}") from None
+        return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
+
+
+_erf = np.vectorize(math.erf, otypes=["d"])
+
+
+class Erf(OpRun):  # type: ignore[misc]
+    op_domain = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (_erf(x).astype(x.dtype),)
+
+
+class ConvTranspose(OpRun):  # type: ignore[misc]
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        kernel: Array,
+        bias: Array | None = None,
+        auto_pad: str | None = None,
+        dilations: Sequence[int] | None = None,
+        group: int | None = None,
+        kernel_shape: Sequence[int] | None = None,
+        output_padding: Sequence[int] | None = None,
+        output_shape: Sequence[int] | None = None,
+        pads: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array]:
+        """Each input value adds its multiple of the kernel: one offset in the kernel at a time."""
+        rank, groups = x.ndim - 2, group or 1
+        strides, dilations = strides or [1] * rank, dilations or [1] * rank
+        sizes = [
+            stride * (size - 1) + dilation * (side - 1) + 1 + extra
+            for size, side, stride, dilation, extra in zip(
+                x.shape[2:], kernel.shape[2:], strides, dilations, output_padding or [0] * rank, strict=True
+            )
+        ]
+        batch, channels = x.shape[:2]
+        columns = x.reshape(batch, groups, channels // groups, -1)
+        kernels = kernel.reshape(groups, channels // groups, *kernel.shape[1:])
+        whole = np.zeros((batch, groups * kernel.shape[1], *sizes), x.dtype)
+        for offset in itertools.product(*map(range, kernel.shape[2:])):
+            share = kernels[(..., *offset)].swapaxes(1, 2) @ columns
+            places = (
+                slice(at * dilation, at * dilation + stride * (size - 1) + 1, stride)
+                for at, dilation, stride, size in zip(offset, dilations, strides, x.shape[2:], strict=True)
+            )
+            whole[(..., *places)] += share.reshape(batch, -1, *x.shape[2:])
+        if auto_pad in ("SAME_UPPER", "SAME_LOWER") and not output_shape:
+            output_shape = [size * stride for size, stride in zip(x.shape[2:], strides, strict=True)]
+        first, last = (pads or [0] * 2 * rank)[:rank], (pads or [0] * 2 * rank)[rank:]
+        if output_shape:
+            surplus = [size - wanted for size, wanted in zip(sizes, output_shape, strict=True)]
+            first = [s // 2 if auto_pad == "SAME_UPPER" else s - s // 2 for s in surplus]
+            last = [s - before for s, before in zip(surplus, first, strict=True)]
+        cut = whole[(..., *(slice(a, size - b) for a, b, size in zip(first, last, sizes, strict=True)))]
+        return (cut if bias is None else cut + bias.reshape(-1, *[1] * rank),)
+
+
+def _operator(name: str, compute: Computes) -> type[OpRun]:
+    domain, _, kind = name.rpartition(".")
+
+    def run(self: Any, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in self.onnx_node.attribute}
+        found = compute(*inputs, **given)
+        return found if isinstance(found, tuple) else (np.asarray(found),)
+
+    return type(kind, (OpRun,), {"op_domain": domain, "_run": run})
+
+
+def _sentence(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
