@@ -1,10 +1,10 @@
-"""For authors of plugins: a contract test for operations, and fixtures.
+"""For authors of plugins: a contract test for operations, a check for gradient rules, and fixtures.
 
 pytest finds the fixtures `host` and `tiny_model` by itself once cnnkit is installed.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,61 @@ def check_operation(operation: "Operation", **options: Any) -> None:
         if picture is not None:
             assert (picture.pixels == pixels).all(), f"{kind}: the operation changed the picture it was given"
     assert set(Path().iterdir()) == before, "the operation left files in the working folder"
+
+
+def check_gradient_rule(
+    operator: str,
+    rule: "Callable[..., Any]",
+    *arrays: Any,
+    opset: int = 18,
+    computes: "Callable[..., Any] | None" = None,
+    **attributes: Any,
+) -> None:
+    """Assert that a gradient rule predicts how the operator's output changes, in float64.
+
+    `arrays` are the operator's inputs, None for one that is left out. Floating-point arrays are moved along
+    random directions; arrays of integers and truth values are constants. Choose numbers that are not at a kink
+    of the operator. `computes(*arrays, **attributes)` says in numpy what an operator does that onnx's
+    reference implementation does not know.
+
+        check_gradient_rule("Elu", elu, np.array([-2.0, 0.5, 3.0]), alpha=0.7)
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    from cnnkit.graphs.autodiff.check import slopes
+    from cnnkit.graphs.builder import IR_VERSION, Builder
+
+    domain, _, kind = operator.rpartition(".")
+    given = {
+        f"x{index}": a.astype(np.float64) if (a := np.asarray(array)).dtype.kind == "f" else a
+        for index, array in enumerate(arrays)
+        if array is not None
+    }
+    names = ["" if array is None else f"x{index}" for index, array in enumerate(arrays)]
+    feeds = {name: array for name, array in given.items() if array.dtype.kind == "f"}
+    graph = helper.make_graph(
+        [helper.make_node(kind, names, ["y"], name="checked", domain=domain, **attributes)],
+        "check",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in feeds.items()
+        ],
+        [],
+        [numpy_helper.from_array(array, name) for name, array in given.items() if name not in feeds],
+    )
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    builder = Builder.extending(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION))
+    known = {operator: computes} if computes else None
+    for slope in slopes(builder, "y", feeds, list(feeds), {operator: rule}, computes=known):
+        where = f"with respect to input {slope.tensor[1:]} of {operator}"
+        assert slope.seen, (
+            f"{where}: {slope.kinks} of {slope.outputs} outputs are at a kink; move the numbers"
+        )
+        assert slope.good, (
+            f"{where}: the output changes by {slope.measured:.9g}, the gradient says {slope.predicted:.9g}; "
+            f"that is wrong by {slope.error:.1e}"
+        )
 
 
 def _pictures() -> Iterator[tuple[str, "Image"]]:

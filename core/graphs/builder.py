@@ -147,6 +147,8 @@ class Builder:
         """Declare a tensor as an output of the whole graph; shape and type are the inferred ones by
         default."""
         tensor = self.tensor(name)
+        if any(output.name == name for output in self._outputs):
+            return name
         self._outputs.append(_declaration(name, shape or declared_shape(tensor), dtype or tensor.dtype))
         return name
 
@@ -271,8 +273,8 @@ class Operators:
     def pad(
         self,
         tensor: Tensor,
-        before: Sequence[int],
-        after: Sequence[int],
+        before: Sequence[int] | NDArray[Any],
+        after: Sequence[int] | NDArray[Any],
         axes: Sequence[int] | None = None,
         value: float | None = None,
     ) -> Tensor:

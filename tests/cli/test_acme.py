@@ -17,7 +17,7 @@ PLUGINS = {
     ("cnnkit.operations", "edges"),
     ("cnnkit.operations", "brightness"),
     ("cnnkit.models", "acme-net"),
-    ("cnnkit.gradient_rules", "AcmeSwish"),
+    ("cnnkit.gradient_rules", "MaxUnpool"),
     ("cnnkit.losses", "acme-l1"),
 }
 
@@ -119,12 +119,12 @@ def test_network_of_a_plugin(cnnkit: Run, acme: Path, tmp_path: Path) -> None:
 def test_rules_and_losses(acme: Path) -> None:
     script = (
         "import cnnkit; host = cnnkit.Host(strict=True);"
-        "print(host.gradient_rules()['AcmeSwish'].__name__, host.losses()['acme-l1'].__name__)"
+        "print(host.gradient_rules()['MaxUnpool'].__name__, host.losses()['acme-l1'].__name__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment((acme,)), capture_output=True, text=True
     )
-    assert done.stdout == "swish l1\n", done.stderr
+    assert done.stdout == "max_unpool l1\n", done.stderr
 
 
 def test_checked(cnnkit: Run, acme: Path) -> None:

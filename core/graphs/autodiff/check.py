@@ -122,9 +122,7 @@ def measure(
     lines = []
     for name in wrt:
         sizes = _sizes(feeds[name])
-        lines += [
-            forward.along(name, sizes, random.standard_normal(sizes.shape)) for _ in range(directions)
-        ]
+        lines += [forward.along(name, sizes, random.standard_normal(sizes.shape)) for _ in range(directions)]
     kinked = np.any([line.kinked for line in lines], axis=0)
     summed = np.where(kinked, 0.0, random.standard_normal(forward.middle.shape))
     fed = {**feeds, WEIGHTS: summed}

@@ -135,7 +135,9 @@ class LayerChecker:
                 if key in found:
                     found[key][0].alike.append(name)
                 else:
-                    check = LayerCheck(name, operator_of(node), self._shape(node.output[0]), what, index, tensor)
+                    check = LayerCheck(
+                        name, operator_of(node), self._shape(node.output[0]), what, index, tensor
+                    )
                     found[key] = check, node
         return list(found.values())
 
@@ -285,9 +287,7 @@ class LayerChecker:
                 inputs.append(helper.make_tensor_value_info(name, kind, shape))
             else:
                 constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        opsets = [
-            helper.make_opsetid(domain, self._builder.version(domain)) for domain in {"", node.domain}
-        ]
+        opsets = [helper.make_opsetid(domain, self._builder.version(domain)) for domain in {"", node.domain}]
         graph = helper.make_graph([node], "layer", inputs, [], constants)
         made = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         builder = Builder.extending(made)

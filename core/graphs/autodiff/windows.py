@@ -50,7 +50,10 @@ def cut(node: onnx.NodeProto, arrays: Sequence[Array | None]) -> list[Array | No
         pieces = _corner(pieces)
     elif kind in ("MatMul", "Gemm"):
         pieces = _block(pieces, bool(attributes.get("transA")), bool(attributes.get("transB")))
-    if kind in ("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool") and pieces[0] is not None:
+    if (
+        kind in ("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool")
+        and pieces[0] is not None
+    ):
         pieces[0] = pieces[0][:, :CHANNELS]
     return pieces
 
@@ -76,7 +79,9 @@ def _pixels(arrays: list[Array | None]) -> list[Array | None]:
     rank = max(map(len, shapes))
     if rank < 4:
         return arrays
-    whole = [max(shape[axis] if -axis <= len(shape) else 1 for shape in shapes) for axis in range(2 - rank, 0)]
+    whole = [
+        max(shape[axis] if -axis <= len(shape) else 1 for shape in shapes) for axis in range(2 - rank, 0)
+    ]
     pieces: list[Array | None] = []
     for array in arrays:
         if array is not None:

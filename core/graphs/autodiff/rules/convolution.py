@@ -68,7 +68,7 @@ def conv_transpose(
 
 def large_gradient(op: Operators, dy: Tensor, kernel: Tensor, window: Window) -> Tensor:
     """That of what a convolution read, from that of what it made."""
-    if window.groups == 1 and kernel.shape[1] <= FEW_CHANNELS:
+    if window.groups == 1 and _share(kernel, 1) <= FEW_CHANNELS:
         return _by_transposed_convolution(op, dy, kernel, window)
     if window.groups == 1 and window.positions < FEW_POSITIONS:
         return _by_products(op, dy, kernel, window)
@@ -124,7 +124,7 @@ def _by_products(op: Operators, dy: Tensor, kernel: Tensor, window: Window) -> T
     Tap t of position o looked at stride * (o + step) + phase, where t - pad = stride * step + phase.
     Products of one phase are added up, each shifted by its steps; then the phases are interleaved.
     """
-    makers, channels = kernel.shape[:2]
+    makers, channels = (size or 0 for size in kernel.shape[:2])
     numbers = op.Reshape(_channels_last(op, dy), [-1, makers])
     axes = [*window.planes, 0, 1]
     count = int(window.kernel.prod())
@@ -146,7 +146,7 @@ def _by_products(op: Operators, dy: Tensor, kernel: Tensor, window: Window) -> T
     plane = _interleaved(op, sums, window.strides.tolist())
     start = -first * window.strides
     plane = _slice(op, plane, start, start + window.large, first_axis=1)
-    missing = window.large - plane.shape[1:-1]
+    missing = window.large - np.array(plane.shape[1:-1], np.int64)
     return _channels_first(op, _padded(op, plane, 0 * missing, missing, first_axis=1))
 
 

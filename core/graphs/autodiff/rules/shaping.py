@@ -5,7 +5,6 @@ one that was copied. Much of what is here rests on two pieces: `_put_back` undoe
 is known beforehand, `_scattered` one that is only known when the graph runs.
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 

@@ -61,8 +61,15 @@ class Window:
             covered = strides * (np.array(small) - 1) + dilations * (sizes - 1) + 1 + added
             padded = np.maximum(0, covered - np.array(large))
             begins = padded // 2 if mode == "SAME_UPPER" else padded - padded // 2
-        planes = (np.array(plane, np.int64) for plane in (large, small))
-        return Window(sizes, strides, dilations, begins, *planes, node.attribute("group", 1))
+        return Window(
+            sizes,
+            strides,
+            dilations,
+            begins,
+            large=np.array(large, np.int64),
+            small=np.array(small, np.int64),
+            groups=node.attribute("group", 1),
+        )
 
     @property
     def reach(self) -> Sizes:

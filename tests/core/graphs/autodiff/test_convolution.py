@@ -44,7 +44,11 @@ def geometries(draw: Any, transposed: bool) -> tuple[tuple[int, ...], tuple[int,
     numbers = lambda low, high: [draw(st.integers(low, high)) for _ in range(rank)]  # noqa: E731
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     inside, outside = draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    kernel, strides, dilations = numbers(1, 4 if rank < 3 else 2), numbers(1, 3), numbers(1, 2)
+    kernel, strides, dilations = (
+        numbers(1, 4 if rank < 3 else 2),
+        numbers(1, draw(st.sampled_from([1, 3]))),
+        numbers(1, 2),
+    )
     attributes: dict[str, Any] = {"group": groups, "strides": strides, "dilations": dilations}
     reach = [dilation * (size - 1) for size, dilation in zip(kernel, dilations, strict=True)]
     mode = draw(st.sampled_from(["NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]))
