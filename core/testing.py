@@ -97,8 +97,8 @@ def check_gradient_rule(
     """Assert that a gradient rule predicts how the operator's output changes, in float64.
 
     `arrays` are the operator's inputs, None for one that is left out. Floating-point arrays are moved along
-    random directions; arrays of integers and truth values are constants. Choose numbers that are not at a kink
-    of the operator. `computes(*arrays, **attributes)` says in numpy what an operator does that onnx's
+    random directions; arrays of integers and truth values are constants. Choose numbers that are not at a
+    kink of the operator. `computes(*arrays, **attributes)` says in numpy what an operator does that onnx's
     reference implementation does not know.
 
         check_gradient_rule("Elu", elu, np.array([-2.0, 0.5, 3.0]), alpha=0.7)

@@ -1,7 +1,7 @@
 """Writing ONNX graphs as Python: `features = b.op.Relu(b.op.Conv(picture, kernel, bias))`."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -102,14 +102,10 @@ class Builder:
     def input(self, name: str, shape: Sequence[Size], dtype: DTypeLike = np.float32) -> Tensor:
         """Declare an input; a size is a number, a symbol, or None. A symbol in front is the batch."""
         self._inputs.append(_declaration(name, shape, dtype))
-        sizes = [size if isinstance(size, int) else None for size in shape]
-        return self._learn(
-            name,
-            [
-                Fact.of(dtype, (batch, *sizes[1:]) if shape and sizes[0] is None else tuple(sizes))
-                for batch in BATCHES
-            ],
-        )
+        sizes = tuple(size if isinstance(size, int) else None for size in shape)
+        if shape and sizes[0] is None:
+            return self._learn(name, [Fact.of(dtype, (batch, *sizes[1:])) for batch in BATCHES])
+        return self._learn(name, [Fact.of(dtype, sizes)] * len(BATCHES))
 
     def constant(self, array: Any, name: str | None = None, dtype: DTypeLike = np.float32) -> Tensor:
         """Keep an array in the graph. A plain float, or floats in a list, become `dtype`.
@@ -153,17 +149,27 @@ class Builder:
         return name
 
     def model(
-        self, metadata: Mapping[str, str] | None = None, only: Iterable[str] | None = None
+        self,
+        metadata: Mapping[str, str] | None = None,
+        only: Iterable[str] | None = None,
+        given: Collection[str] = (),
     ) -> onnx.ModelProto:
-        """The finished model, of only what its outputs need, checked by onnx; `only` picks some outputs."""
+        """The finished model, of only what its outputs need, checked by onnx.
+
+        `only` picks some of the outputs; tensors in `given` are inputs in place of being computed.
+        """
         wanted = set(only) if only is not None else {output.name for output in self._outputs}
         outputs = [output for output in self._outputs if output.name in wanted]
-        nodes = needed_nodes(self._nodes, wanted)
+        nodes = needed_nodes(self._nodes, wanted, given)
+        inputs = [
+            *self._inputs,
+            *(_declaration(name, declared_shape(t := self._tensors[name]), t.dtype) for name in given),
+        ]
         read = {name for node in nodes for name in read_by(node)} | wanted
         graph = helper.make_graph(
             nodes,
             self._name,
-            [value for value in self._inputs if value.name in read],
+            [value for value in inputs if value.name in read],
             outputs,
             initializer=[tensor for name, tensor in self._initializers.items() if name in read],
         )
@@ -220,7 +226,11 @@ class Builder:
         return tensors[0] if isinstance(output, str) else tensors
 
     def _append_proto(self, node: onnx.NodeProto, strict: bool) -> tuple[Tensor, ...]:
-        facts = [infer(node, known, self._opsets, strict) for known in self._known]
+        first, *others = self._known
+        facts = [infer(node, first, self._opsets, strict)]
+        for known in others:
+            same = all(known.get(name) is first.get(name) for name in read_by(node))
+            facts.append(facts[0] if same else infer(node, known, self._opsets, strict))
         self._nodes.append(node)
         tensors = tuple(
             self._learn(name, list(facts_of_one)) if name else Tensor("", ())
@@ -293,14 +303,16 @@ class Operators:
         return zeros
 
 
-def needed_nodes(nodes: Sequence[onnx.NodeProto], tensors: Iterable[str]) -> list[onnx.NodeProto]:
-    """Those of the nodes, in their order, that these tensors need."""
+def needed_nodes(
+    nodes: Sequence[onnx.NodeProto], tensors: Iterable[str], given: Collection[str] = ()
+) -> list[onnx.NodeProto]:
+    """Those of the nodes, in their order, that these tensors need; those in `given` are there already."""
     needed = set(tensors)
     kept = []
     for node in reversed(nodes):
         if needed.intersection(node.output):
             kept.append(node)
-            needed |= read_by(node)
+            needed |= read_by(node).difference(given)
     return kept[::-1]
 
 

@@ -7,7 +7,7 @@ graph whose inputs have known sizes has known sizes everywhere.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -154,15 +154,26 @@ def infer(
     version = opsets.get(domain, 1)
     if not domain and node.op_type in _LIKE_INPUT:
         return [Fact(inputs[0].type)]
-    if not defs.has(node.op_type, version, domain):
+    schema = _schema(node.op_type, version, domain)
+    if schema is None:
         return [NOTHING] * len(node.output)
-    types = _inferred_types(node, known, defs.get_schema(node.op_type, version, domain), opsets, strict)
+    types = _inferred_types(node, known, schema, opsets, strict)
     outputs = [Fact(types.get(name)) for name in node.output]
     values = _values(node, inputs, outputs, version)
     return [
         Fact.of_array(value) if value is not None and value.size <= SMALL else output
         for output, value in zip(outputs, values, strict=True)
     ]
+
+
+@lru_cache(maxsize=None)
+def _schema(operator: str, version: int, domain: str) -> defs.OpSchema | None:
+    return defs.get_schema(operator, version, domain) if defs.has(operator, version, domain) else None
+
+
+@lru_cache(maxsize=None)
+def _imports(opsets: tuple[tuple[str, int], ...]) -> list[onnx.OperatorSetIdProto]:
+    return [helper.make_opsetid(domain, version) for domain, version in opsets]
 
 
 def _inferred_types(
@@ -182,7 +193,7 @@ def _inferred_types(
         for name in node.input
         if name and (value := known[name].value) is not None and value.size <= _HINT
     }
-    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    imports = _imports(tuple(opsets.items()))
     try:
         return shape_inference.infer_node_outputs(schema, node, types, hints, opset_imports=imports)
     except Exception as error:  # the C++ inference of a damaged node can fail in any way
@@ -202,8 +213,6 @@ def _values(
         return [numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)]
     if node.domain not in ("", "ai.onnx") or node.op_type in RANDOM:
         return unknown
-    if any(fact.size is not None and fact.size > SMALL for fact in outputs):
-        return unknown
     feeds = {}
     for name, fact in zip(node.input, inputs, strict=True):
         value = fact.value
@@ -212,6 +221,8 @@ def _values(
         if name and value is None:
             return unknown
         feeds[name] = value
+    if any(fact.size is not None and fact.size > SMALL for fact in outputs):
+        return unknown
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
         return unknown
     if any(fact.size is None for fact in outputs) and node.op_type != "NonZero":

@@ -1,7 +1,7 @@
 """`TrainingGraph`: a network, a loss, its gradients and the update of the parameters in one ONNX graph."""
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,24 +29,27 @@ class TrainingGraph:
     """What `training_graph` makes.
 
     `losses` are the parts and their sum, `total`; `gradients` belong to the tensors that were asked about.
+    `parameters` maps those of them that are state to the name they have there.
     `state` holds the first values of all that lives from step to step: parameters, what the optimizer
-    remembers, running statistics; these are inputs of the graph. `updates` maps names of the state to their
-    next values, and is empty without an optimizer. `settings` are inputs with a usual value (the learning
-    rate). `masks` maps the input of a dropout to what it is applied to and to the ratio that is dropped.
+    remembers, running statistics; these are inputs of the graph. `statistics` maps the running statistics to
+    their next values, and `updates` the rest; it is empty without an optimizer. `settings` are inputs with a
+    usual value (the learning rate). `masks` maps the input of a dropout to what it is applied to and to the
+    ratio that is dropped.
     """
 
     builder: Builder
     losses: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
     state: Mapping[str, NDArray[Any]]
-    parameters: Sequence[str]
+    parameters: Mapping[str, str]
+    statistics: Mapping[str, Tensor]
     updates: Mapping[str, Tensor]
     settings: Mapping[str, float]
     masks: Mapping[str, tuple[Tensor, float]]
 
-    def model(self, *groups: Mapping[str, Tensor]) -> onnx.ModelProto:
-        """The graph with these of its tensors as outputs."""
-        return self.builder.model(only=[tensor for group in groups for tensor in group.values()])
+    def model(self, *groups: Mapping[str, Tensor], given: Collection[str] = ()) -> onnx.ModelProto:
+        """The graph with these of its tensors as outputs, and those in `given` as inputs."""
+        return self.builder.model(only=[t for group in groups for t in group.values()], given=given)
 
 
 def training_graph(
@@ -78,11 +81,11 @@ def training_graph(
         mode = in_training_mode(model.graph.skeleton, sizes)
     builder = Builder.extending(mode.model, sizes, model.graph.files)
     starts = _starts(builder, model, wrt)
-    parameters = [tensor for tensor in starts.values() if tensor in builder.weights]
-    state = {name: builder.promote(name) for name in [*parameters, *mode.statistics]}
+    weights = [tensor for tensor in starts.values() if tensor in builder.weights]
+    state = {name: builder.promote(name) for name in [*weights, *mode.statistics]}
     if optimizer and picture in starts.values():
-        parameters.append(picture)
         state[picture] = np.zeros(builder.tensor(picture).shape_for(batch or 1), model.graph.input.dtype)
+    parameters = {name: tensor for name, tensor in starts.items() if tensor in state}
     if optimizer and (inner := [name for name, tensor in starts.items() if tensor not in state]):
         raise UsageError(f"the layer '{inner[0]}' is computed by the network, so no optimizer can change it")
 
@@ -92,43 +95,48 @@ def training_graph(
     found = gradients(builder, losses["total"], starts.values(), rules=rules)
     updates: dict[str, Tensor] = {}
     if optimizer:
-        updates = {held: builder.tensor(after) for held, after in mode.statistics.items()}
-        _append_updates(builder, optimizer, {name: found[name] for name in parameters}, state, updates)
+        moved = {tensor: found[tensor] for tensor in parameters.values()}
+        updates, remembered = _append_updates(builder, optimizer, moved, state)
+        state |= remembered
     graph = TrainingGraph(
         builder,
         losses,
         {name: found[tensor] for name, tensor in starts.items()},
         state,
         parameters,
+        {held: builder.tensor(after) for held, after in mode.statistics.items()},
         updates,
         dict(optimizer.settings) if optimizer else {},
         mode.masks,
     )
-    for tensor in [*losses.values(), *graph.gradients.values(), *updates.values()]:
-        builder.output(tensor)
+    for group in (losses, graph.gradients, graph.statistics, updates):
+        for tensor in group.values():
+            builder.output(tensor)
     return graph
 
 
 def _append_updates(
-    builder: Builder,
-    optimizer: Optimizer,
-    found: Mapping[str, Tensor],
-    state: dict[str, NDArray[Any]],
-    updates: dict[str, Tensor],
-) -> None:
-    """Append the optimizer's step for each parameter; what it remembers joins the state."""
+    builder: Builder, optimizer: Optimizer, moved: Mapping[str, Tensor], values: Mapping[str, NDArray[Any]]
+) -> tuple[dict[str, Tensor], dict[str, NDArray[Any]]]:
+    """Append a step for each parameter, given its gradient and first value.
+
+    Returns the next values of all that changes, and the first ones of what the optimizer remembers.
+    """
     settings = {name: builder.input(name, ()) for name in optimizer.settings}
-    for name, gradient in found.items():
-        slots = optimizer.slots(state[name])
-        held = {
-            slot: builder.input(f"{name}/{slot}", value.shape, value.dtype) for slot, value in slots.items()
+    updates: dict[str, Tensor] = {}
+    remembered: dict[str, NDArray[Any]] = {}
+    for name, gradient in moved.items():
+        firsts = optimizer.slots(values[name])
+        slots = {
+            slot: builder.input(f"{name}/{slot}", first.shape, first.dtype) for slot, first in firsts.items()
         }
         with builder.scope(f"update/{name}"):
-            after, remembered = optimizer.update(builder.op, builder.tensor(name), gradient, held, settings)
-        for slot, value in slots.items():
-            state[held[slot]] = value
-            updates[held[slot]] = builder.op.Identity(remembered[slot], output=f"{name}/{slot}/next")
+            after, kept = optimizer.update(builder.op, builder.tensor(name), gradient, slots, settings)
         updates[name] = builder.op.Identity(after, output=f"{name}/next")
+        for slot, first in firsts.items():
+            remembered[slots[slot]] = first
+            updates[slots[slot]] = builder.op.Identity(kept[slot], output=f"{slots[slot]}/next")
+    return updates, remembered
 
 
 def picture_shape(model: Model, batch: int | None, size: tuple[int, int] | None) -> list[Size]:

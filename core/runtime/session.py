@@ -67,8 +67,8 @@ class Session:
         if size is None or size == len(batch):
             return part.run(batch)
         pieces = []
-        for start in range(0, len(batch), size):
-            piece = batch[start : start + size]
+        for first in range(0, len(batch), size):
+            piece = batch[first : first + size]
             surplus = size - len(piece)
             padded = np.concatenate([piece, piece[-1:].repeat(surplus, axis=0)])
             pieces.append({name: value[: len(piece)] for name, value in part.run(padded).items()})

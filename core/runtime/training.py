@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -80,12 +80,12 @@ class TrainingSession:
         self._rewrites, self._max_memory = rewrites, max_memory
         self._runs: dict[str, _Run] = {}
         self._state: dict[str, Any] = {}
-        self._spare: dict[str, Any] = {}
+        self._gradients: dict[str, Any] = {}
 
     @property
     def parameters(self) -> Sequence[str]:
         """The names of the tensors that are differentiated with respect to and live in the session."""
-        return self.graph.parameters
+        return list(self.graph.parameters.values())
 
     @property
     def state(self) -> Sequence[str]:
@@ -99,8 +99,7 @@ class TrainingSession:
         Gradients have the shape and type of what they belong to. Raises UsageError for feeds that are missing
         or do not fit.
         """
-        run = self._run("gradient", self.graph.losses, self.graph.gradients)
-        values = run(self._complete(feeds, run), self._current(run), {})
+        values = self._differentiate(feeds, {})
         return Gradients(
             {name: float(values[tensor]) for name, tensor in self.graph.losses.items()},
             {name: values[tensor] for name, tensor in self.graph.gradients.items()},
@@ -111,28 +110,35 @@ class TrainingSession:
 
         `feeds` are as for `gradient`; a setting of the optimizer, such as `learning_rate`, may be among them.
         """
-        if not self.graph.updates:
+        graph = self.graph
+        if not graph.updates:
             raise UsageError("this session has no optimizer, so it cannot step; make it with one")
-        run = self._run("step", self.graph.losses, self.graph.updates)
-        current = self._current(run)
-        spare: dict[str, Any] = {
-            after: self._spare.pop(name, None) or _like(self._state[name])
-            for name, after in self.graph.updates.items()
-        }
-        values = run(self._complete(feeds, run), current, spare)
-        for name, after in self.graph.updates.items():
-            self._spare[name], self._state[name] = self._state[name], spare[after]
-        return {name: float(values[tensor]) for name, tensor in self.graph.losses.items()}
+        if not self._gradients:
+            held = {graph.gradients[name]: graph.state[tensor] for name, tensor in graph.parameters.items()}
+            held |= {after: graph.state[name] for name, after in graph.statistics.items()}
+            self._gradients = {name: self._to_device(np.zeros_like(value)) for name, value in held.items()}
+        values = self._differentiate(feeds, self._gradients)
+        for name, after in graph.statistics.items():
+            self._state[name], self._gradients[after] = self._gradients[after], self._state[name]
+        update = self._run("update", graph.updates, given=graph.gradients.values())
+        settings = {name: feeds.get(name, value) for name, value in graph.settings.items()}
+        # Each update reads its own old value only before it writes the new one, so they share their place.
+        update(
+            {name: np.asarray(value, update.inputs[name]) for name, value in settings.items()},
+            self._held(update) | {name: self._gradients[name] for name in graph.gradients.values()},
+            {after: self._state[name] for name, after in graph.updates.items()},
+        )
+        return {name: float(values[tensor]) for name, tensor in graph.losses.items()}
 
     def read(self, name: str) -> NDArray[Any]:
         """The present value of a tensor of `state`, copied from the device."""
-        self._known(name)
+        name = self._known(name)
         held = self._state.get(name)
         return np.array(self.graph.state[name] if held is None else held.numpy())
 
     def write(self, name: str, value: Any) -> None:
         """Set a tensor of `state`. Raises UsageError when it has another shape."""
-        self._known(name)
+        name = self._known(name)
         first = self.graph.state[name]
         array = np.asarray(value, first.dtype)
         if array.shape != first.shape:
@@ -183,7 +189,8 @@ class TrainingSession:
 
         The state are inputs that may be left out: they have their present values as initializers.
         """
-        whole = self.graph.model(self.graph.losses, self.graph.gradients, self.graph.updates)
+        graph = self.graph
+        whole = graph.model(graph.losses, graph.gradients, graph.statistics, graph.updates)
         whole = Graph(whole, self.model.graph.files).proto
         fed = {value.name for value in whole.graph.input}
         whole.graph.initializer.extend(
@@ -193,9 +200,15 @@ class TrainingSession:
         write_atomically(Path(path), whole.SerializeToString())
         return Path(path)
 
-    def _run(self, kind: str, *outputs: Mapping[str, Any]) -> "_Run":
+    def _differentiate(self, feeds: Feeds, into: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Losses, gradients and next statistics; those named in `into` go there."""
+        graph = self.graph
+        run = self._run("gradient", graph.losses, graph.gradients, graph.statistics)
+        return run(self._complete(feeds, run), self._held(run), into)
+
+    def _run(self, kind: str, *outputs: Mapping[str, Any], given: Collection[str] = ()) -> "_Run":
         if kind not in self._runs:
-            model = self.graph.model(*outputs)
+            model = self.graph.model(*outputs, given=given)
             if self._rewrites == "measured" and not providers(self._device)[0].startswith("CUDA"):
                 choice = worth_rewriting(candidates(model), self._threads, self._max_memory)
                 log.info("%s", choice)
@@ -204,10 +217,12 @@ class TrainingSession:
             self._runs[kind] = _Run(session, self.model.name)
         return self._runs[kind]
 
-    def _current(self, run: "_Run") -> dict[str, Any]:
-        for name in run.inputs.keys() & self.graph.state.keys() - self._state.keys():
+    def _held(self, run: "_Run") -> dict[str, Any]:
+        """The state that a run reads, on the device."""
+        names = run.inputs.keys() & self.graph.state.keys()
+        for name in names - self._state.keys():
             self._state[name] = self._to_device(self.graph.state[name])
-        return {name: self._state[name] for name in run.inputs.keys() & self.graph.state.keys()}
+        return {name: self._state[name] for name in names}
 
     def _to_device(self, array: NDArray[Any]) -> Any:
         kind = "cuda" if providers(self._device)[0].startswith("CUDA") else "cpu"
@@ -235,9 +250,12 @@ class TrainingSession:
             )
         return arrays
 
-    def _known(self, name: str) -> None:
+    def _known(self, name: str) -> str:
+        """The name of a tensor of the state; `input` is the picture."""
+        name = self.model.graph.input.name if name == "input" else name
         if name not in self.graph.state:
             raise UsageError(f"the session holds no '{name}'; it holds {', '.join(self.state) or 'nothing'}")
+        return name
 
 
 class _Run:
@@ -285,9 +303,3 @@ _DTYPES: dict[str, Any] = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
-
-
-def _like(value: Any) -> Any:
-    """Another tensor of the same shape and type on the same device."""
-    dtype = _DTYPES[value.data_type()]
-    return onnxruntime().OrtValue.ortvalue_from_shape_and_type(value.shape(), dtype, value.device_name())

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -49,7 +50,7 @@ def pictures(case: str) -> NDArray[np.float32]:
     return random.standard_normal((count, 3, SIZE[case], SIZE[case]), dtype=np.float32)
 
 
-def style_with_cnnkit(threads: int, rewrites: Any) -> Run:
+def vgg19_file(path: Path) -> None:
     import cnnkit
 
     b = cnnkit.Builder("vgg19")
@@ -59,6 +60,11 @@ def style_with_cnnkit(threads: int, rewrites: Any) -> Run:
             x = b.op.MaxPool(x, kernel_shape=[2, 2], strides=[2, 2])
         x = b.op.Relu(b.op.Conv(x, weight, np.zeros(len(weight), np.float32), pads=[1] * 4), name=name)
     b.output(x)
+    cnnkit.Model.of(b.model(), preprocessing=cnnkit.Preprocessing.preset("raw")).save(path)
+
+
+def style_with_cnnkit(file: Path, threads: int, rewrites: Any) -> Run:
+    import cnnkit
 
     def loss(b: Any, tap: Any) -> Mapping[str, Any]:
         def mean_square(x: Any) -> Any:
@@ -72,9 +78,8 @@ def style_with_cnnkit(threads: int, rewrites: Any) -> Run:
             parts[f"{layer} style"] = mean_square(b.op.Mul(gram, 1 / (height * width)))
         return parts
 
-    model = cnnkit.Model.of(b.model(), preprocessing=cnnkit.Preprocessing.preset("raw"))
     session = cnnkit.TrainingSession(
-        model, loss, ["input"], batch=1, device="cpu", threads=threads, rewrites=rewrites
+        cnnkit.Model.load(file), loss, ["input"], batch=1, device="cpu", threads=threads, rewrites=rewrites
     )
     feeds = {"input": pictures("style")}
     return lambda: session.gradient(feeds).losses["total"]
@@ -106,8 +111,33 @@ def style_with_torch(threads: int, layout: str) -> Run:
     return run
 
 
+def resnet18_weights() -> dict[str, NDArray[np.float32]]:
+    """Seeded weights under torchvision's names."""
+    random = np.random.default_rng(0)
+    weights: dict[str, NDArray[np.float32]] = {}
+
+    def conv_norm(conv: str, norm: str, before: int, after: int, kernel: int) -> None:
+        scale = np.float32((2 / (before * kernel * kernel)) ** 0.5)
+        shape = (after, before, kernel, kernel)
+        weights[f"{conv}.weight"] = random.standard_normal(shape, dtype=np.float32) * scale
+        for part, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            weights[f"{norm}.{part}"] = np.full(after, value, np.float32)
+
+    conv_norm("conv1", "bn1", 3, 64, 7)
+    for stage, (before, after) in enumerate(pairwise((64, 64, 128, 256, 512)), 1):
+        for index, first in enumerate((before, after)):
+            name = f"layer{stage}.{index}"
+            conv_norm(f"{name}.conv1", f"{name}.bn1", first, after, 3)
+            conv_norm(f"{name}.conv2", f"{name}.bn2", after, after, 3)
+            if first != after:
+                conv_norm(f"{name}.downsample.0", f"{name}.downsample.1", first, after, 1)
+    weights["fc.weight"] = random.standard_normal((10, 512), dtype=np.float32) * np.float32(0.04)
+    weights["fc.bias"] = np.zeros(10, np.float32)
+    return weights
+
+
 def resnet18_in_torch() -> Any:
-    """torchvision's network, with seeded weights."""
+    """torchvision's network with these weights."""
     import torch
 
     operators = torch.library.Library("torchvision", "DEF")  # a wheel without them cannot be imported
@@ -118,18 +148,21 @@ def resnet18_in_torch() -> Any:
             break
     from torchvision.models import resnet18
 
-    torch.manual_seed(0)
-    return resnet18(num_classes=10)
+    network = resnet18(num_classes=10)
+    network.load_state_dict(
+        {name: torch.from_numpy(value) for name, value in resnet18_weights().items()}, strict=False
+    )
+    return network
 
 
 def labels() -> NDArray[np.int64]:
     return np.random.default_rng(2).integers(0, 10, BATCH)
 
 
-def training_with_cnnkit(threads: int, rewrites: Any) -> Run:
+def resnet18_file(path: Path) -> None:
     import cnnkit
 
-    weights = {name: value.numpy() for name, value in resnet18_in_torch().state_dict().items()}
+    weights = resnet18_weights()
     b = cnnkit.Builder("resnet18")
 
     def conv(x: Any, name: str, stride: int = 1) -> Any:
@@ -160,6 +193,11 @@ def training_with_cnnkit(threads: int, rewrites: Any) -> Run:
     x = b.op.Flatten(b.op.GlobalAveragePool(x))
     dense = [b.constant(weights[f"fc.{part}"], f"fc.{part}") for part in ("weight", "bias")]
     b.output(b.op.Gemm(x, *dense, transB=1, name="logits"))
+    cnnkit.Model.of(b.model(), preprocessing=cnnkit.Preprocessing.preset("raw")).save(path)
+
+
+def training_with_cnnkit(file: Path, threads: int, rewrites: Any) -> Run:
+    import cnnkit
 
     def loss(b: Any, tap: Any) -> Mapping[str, Any]:
         label = b.input("label", (BATCH,), np.int64)
@@ -167,12 +205,10 @@ def training_with_cnnkit(threads: int, rewrites: Any) -> Run:
         chosen = b.op.GatherElements(logs, b.op.Unsqueeze(label, [1]), axis=1)
         return {"cross-entropy": b.op.Neg(b.op.ReduceMean(chosen, keepdims=0))}
 
-    model = cnnkit.Model.of(b.model(), preprocessing=cnnkit.Preprocessing.preset("raw"))
-    trained = [name for name in weights if name.endswith((".weight", ".bias"))]
     session = cnnkit.TrainingSession(
-        model,
+        cnnkit.Model.load(file),
         loss,
-        trained,
+        ["*.weight", "*.bias"],
         cnnkit.SGD(0.01, momentum=0.9),
         training=True,
         batch=BATCH,
@@ -204,14 +240,15 @@ def training_with_torch(threads: int, layout: str) -> Run:
     return run
 
 
+WRITE = {"style": vgg19_file, "train": resnet18_file}
 CNNKIT = {"style": style_with_cnnkit, "train": training_with_cnnkit}
 TORCH = {"style": style_with_torch, "train": training_with_torch}
 
 
-def runner(case: str, who: str, threads: int) -> Run:
+def runner(case: str, who: str, file: Path, threads: int) -> Run:
     """`who` is cnnkit-none or cnnkit-measured (rewrites), torch-nchw or torch-channels_last."""
     program, _, form = who.partition("-")
-    return CNNKIT[case](threads, form) if program == "cnnkit" else TORCH[case](threads, form)
+    return CNNKIT[case](file, threads, form) if program == "cnnkit" else TORCH[case](threads, form)
 
 
 def seconds(run: Run) -> float:
@@ -235,23 +272,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rewrites", choices=["none", "measured"], help="default: measured for style")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.alone:
-        run = runner(given.case, given.alone, given.threads)
+        run = runner(given.case, given.alone, given.file, given.threads)
         for _ in range(3):
             run()
         print(own_peak_memory())
         return
     rewrites = given.rewrites or ("measured" if given.case == "style" else "none")
-    compare(given.case, rewrites, given.threads, given.pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        WRITE[given.case](file)
+        compare(given.case, file, rewrites, given.threads, given.pairs)
 
 
-def compare(case: str, rewrites: str, threads: int, pairs: int) -> None:
+def compare(case: str, file: Path, rewrites: str, threads: int, pairs: int) -> None:
     names = "cnnkit onnxruntime-gpu onnxruntime torch torchvision numpy".split()
     print(", ".join(f"{name} {found}" for name in names if (found := installed(name))))
     print(f"{case} at {SIZE[case]}x{SIZE[case]}, {threads} threads, rewrites: {rewrites}")
-    ours = runner(case, f"cnnkit-{rewrites}", threads)
-    theirs = {form: runner(case, f"torch-{form}", threads) for form in RIVALS}
+    ours = runner(case, f"cnnkit-{rewrites}", file, threads)
+    theirs = {form: runner(case, f"torch-{form}", file, threads) for form in RIVALS}
     for step in range(2):
         values = [run() for run in (ours, *theirs.values())]
         print(f"loss at step {step}: cnnkit {values[0]:.7g}, torch {values[1]:.7g} and {values[2]:.7g}")
@@ -264,6 +305,7 @@ def compare(case: str, rewrites: str, threads: int, pairs: int) -> None:
 
     for who in ("cnnkit-none", "cnnkit-measured", *(f"torch-{form}" for form in RIVALS)):
         command = [sys.executable, __file__, case, "--threads", str(threads), "--alone", who]
+        command += ["--file", str(file)]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         print(f"peak memory of {who}: {float(output):.0f} MiB")
 

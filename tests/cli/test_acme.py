@@ -127,6 +127,19 @@ def test_rules_and_losses(acme: Path) -> None:
     assert done.stdout == "max_unpool l1\n", done.stderr
 
 
+def test_its_gradient_rule(acme: Path) -> None:
+    script = (
+        "import numpy as np; from cnnkit_acme.gradients import max_unpool;"
+        "from cnnkit.testing import check_gradient_rule;"
+        "x, places = np.arange(4.0).reshape(1, 1, 2, 2), np.array([[[[0, 3], [8, 14]]]]);"
+        "check_gradient_rule('MaxUnpool', max_unpool, x, places, kernel_shape=[2, 2], strides=[2, 2])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment((acme,)), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_checked(cnnkit: Run, acme: Path) -> None:
     done = cnnkit("plugins", "check", "cnnkit-acme", sites=(acme,))
     assert done.code == 0

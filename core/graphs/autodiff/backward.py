@@ -52,6 +52,7 @@ def gradients(
             view = _view(builder, node, arriving)
             for tensor, gradient in zip(view.inputs, _apply(builder, view, table), strict=False):
                 if tensor is not None and gradient is not None and tensor in reached:
+                    gradient = gradient() if callable(gradient) else gradient
                     gradient = _summed_to(builder, view, gradient, tensor)
                     sums[tensor] = op.Add(sums[tensor], gradient) if tensor in sums else gradient
     for start in starts:

@@ -110,13 +110,13 @@ def measure(
     """As `slopes`, with the arrays that it went through."""
     random = np.random.default_rng(seed)
     end = builder.tensor(of)
-    builder.output(of, dtype=end.facts[0].dtype or np.float64)
+    unknown = end.facts[0].shape is None  # of an operator that onnx knows nothing of
+    builder.output(of, [None] if unknown else None, end.facts[0].dtype or np.float64)
     forward = _Function(Reference(builder.model(only=[of]), computes), of, feeds)
-    shape = forward.middle.shape if end.facts[0].shape is None else end.shape
-    weights = builder.input(WEIGHTS, shape, end.facts[0].dtype or np.float64)
+    weights = builder.input(WEIGHTS, forward.middle.shape if unknown else end.shape, np.float64)
     found = gradients(builder, of, wrt, seed=weights, rules=rules)
-    for name in found.values():
-        builder.output(name)
+    for gradient_of in found.values():
+        builder.output(gradient_of)
     backward = Reference(builder.model(), computes)
 
     lines = []

@@ -1,8 +1,8 @@
-"""Is every gradient of a network right? Each of its nodes is checked on its own, with the network's own values.
+"""Is every gradient of a network right? Each node is checked by itself, with the network's own values.
 
-The values come from a picture, so that roots, logarithms and variances are where they will be used. What onnx's
-reference implementation would be slow on is cut to a window; nodes of the same operator, attributes and shapes
-are checked once.
+The values come from a picture, so that roots, logarithms and variances are where they will be used. What
+onnx's reference implementation would be slow on is cut to a window; nodes of the same operator, attributes
+and shapes are checked once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from cnnkit.graphs.autodiff.reference import Array, CannotCompute
 from cnnkit.graphs.autodiff.rules import FLAT, RULES, Rule
 from cnnkit.graphs.autodiff.rules.table import operator_of
 from cnnkit.graphs.autodiff.windows import cut
-from cnnkit.graphs.builder import IR_VERSION, Builder
+from cnnkit.graphs.builder import IR_VERSION, Builder, declared_shape
 from cnnkit.graphs.layers import read_by
 from cnnkit.graphs.loading import array_of
 from cnnkit.graphs.model import Model
@@ -43,11 +43,10 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DO
 class LayerCheck:
     """The gradient of one node with respect to one of its inputs.
 
-    `what` is "input" for what depends on the picture, "weight" for the rest; `index` counts the node's inputs,
-    and `tensor` is its name. `error` is the relative error in
-    float64, `error_on_runtime` that of ONNX Runtime's float32, None where there is none. `kinks` of `outputs`
-    numbers were left out. `reason` is the sentence for every verdict but "good". `alike` are the names of the
-    other layers that this one stands for.
+    `what` is "input" for what depends on the picture, "weight" for the rest; `index` counts the node's inputs
+    and `tensor` is its name. `error` is the relative error in float64, `error_on_runtime` that of ONNX
+    Runtime's float32, None where there is none. `kinks` of `outputs` numbers were left out. `reason` is the
+    sentence for every verdict but "good". `alike` are the names of the other layers that this one stands for.
     """
 
     layer: str
@@ -68,8 +67,8 @@ class LayerCheck:
 class LayerChecker:
     """What of a network is differentiated, and the check of each piece.
 
-    `of` is the tensor at the end, the first output by default; `layers` are patterns of the layers to check, all by
-    default; `rules` are added to cnnkit's own. Raises UsageError for a pattern that names nothing.
+    `of` is the tensor at the end, the first output by default; `layers` are patterns of the layers to check,
+    all by default; `rules` are added to cnnkit's own. Raises UsageError for a pattern that names nothing.
     """
 
     def __init__(
@@ -266,7 +265,24 @@ class LayerChecker:
     def _alone(
         self, node: onnx.NodeProto, variable: set[str], given: Mapping[str, Array], dtype: Any
     ) -> tuple[Builder, str]:
-        """A graph of one node in another floating-point type, and the tensor of all its numbers."""
+        """A graph of one node in another floating-point type, and the tensor of all its numbers.
+
+        The number of pictures is open where it is in the network, unless sizes depend on it in other ways.
+        """
+        builder, end = self._piece(node, variable, given, dtype, "batch")
+        sizes = declared_shape(builder.tensor(end)) or []
+        if all(isinstance(size, int) for size in sizes[1:]) and sizes[:1] != [None]:
+            return builder, end
+        return self._piece(node, variable, given, dtype, None)
+
+    def _piece(
+        self,
+        node: onnx.NodeProto,
+        variable: set[str],
+        given: Mapping[str, Array],
+        dtype: Any,
+        batch: str | None,
+    ) -> tuple[Builder, str]:
         node = onnx.NodeProto.FromString(node.SerializeToString())
         for attribute in node.attribute:
             if attribute.name == "to" and attribute.i in _FLOATS:
@@ -278,11 +294,11 @@ class LayerChecker:
                 continue
             array = given[name] if index in fixed else _as(given[name], dtype)
             tensor = self._builder.tensor(name)
-            known = name in self._builder.weights or tensor.value is not None
+            known = name in self._constants or tensor.value is not None
             if name in variable or not known:
                 shape: list[Any] = list(array.shape)
-                if shape and tensor.facts[0].shape and tensor.shape[0] is None:
-                    shape[0] = "batch"
+                if (declared_shape(tensor) or [None])[0] == "batch":
+                    shape[0] = batch or shape[0]
                 kind = helper.np_dtype_to_tensor_dtype(array.dtype)
                 inputs.append(helper.make_tensor_value_info(name, kind, shape))
             else:

@@ -1,7 +1,8 @@
 """Running a graph in float64: onnx's own reference implementation, which is slow and says what is right.
 
-Two of its operators are replaced (seen in onnx 1.23): `Erf` rounds to float32 whatever it is given, and
-`ConvTranspose` takes minutes for many channels and is wrong for some groups.
+Some of its operators are replaced (seen in onnx 1.23): `Erf` rounds to float32 whatever it is given,
+`ConvTranspose` takes minutes for many channels and is wrong for some groups, `MaxPool` forgets the planes in
+its indices when it steps by one, and pools are wrong where ceil_mode lets windows reach over the edge.
 """
 
 import itertools
@@ -34,7 +35,13 @@ class Reference:
     """
 
     def __init__(self, model: onnx.ModelProto, computes: Mapping[str, Computes] | None = None) -> None:
-        operators = [Erf, ConvTranspose, *(_operator(*entry) for entry in (computes or {}).items())]
+        operators = [
+            Erf,
+            ConvTranspose,
+            MaxPool,
+            AveragePool,
+            *(_operator(*entry) for entry in (computes or {}).items()),
+        ]
         self.inputs = [value.name for value in model.graph.input]
         self.outputs = [value.name for value in model.graph.output]
         try:
@@ -55,14 +62,14 @@ class Reference:
 _erf = np.vectorize(math.erf, otypes=["d"])
 
 
-class Erf(OpRun):  # type: ignore[misc]
+class Erf(OpRun):
     op_domain = ""
 
     def _run(self, x: Array) -> tuple[Array]:
         return (_erf(x).astype(x.dtype),)
 
 
-class ConvTranspose(OpRun):  # type: ignore[misc]
+class ConvTranspose(OpRun):
     op_domain = ""
 
     def _run(
@@ -93,12 +100,12 @@ class ConvTranspose(OpRun):  # type: ignore[misc]
         kernels = kernel.reshape(groups, channels // groups, *kernel.shape[1:])
         whole = np.zeros((batch, groups * kernel.shape[1], *sizes), x.dtype)
         for offset in itertools.product(*map(range, kernel.shape[2:])):
-            share = kernels[(..., *offset)].swapaxes(1, 2) @ columns
+            share = kernels[..., *offset].swapaxes(1, 2) @ columns
             places = (
                 slice(at * dilation, at * dilation + stride * (size - 1) + 1, stride)
                 for at, dilation, stride, size in zip(offset, dilations, strides, x.shape[2:], strict=True)
             )
-            whole[(..., *places)] += share.reshape(batch, -1, *x.shape[2:])
+            whole[..., *places] += share.reshape(batch, -1, *x.shape[2:])
         if auto_pad in ("SAME_UPPER", "SAME_LOWER") and not output_shape:
             output_shape = [size * stride for size, stride in zip(x.shape[2:], strides, strict=True)]
         first, last = (pads or [0] * 2 * rank)[:rank], (pads or [0] * 2 * rank)[rank:]
@@ -106,8 +113,72 @@ class ConvTranspose(OpRun):  # type: ignore[misc]
             surplus = [size - wanted for size, wanted in zip(sizes, output_shape, strict=True)]
             first = [s // 2 if auto_pad == "SAME_UPPER" else s - s // 2 for s in surplus]
             last = [s - before for s, before in zip(surplus, first, strict=True)]
-        cut = whole[(..., *(slice(a, size - b) for a, b, size in zip(first, last, sizes, strict=True)))]
+        cut = whole[..., *(slice(a, size - b) for a, b, size in zip(first, last, sizes, strict=True))]
         return (cut if bias is None else cut + bias.reshape(-1, *[1] * rank),)
+
+
+class MaxPool(OpRun):
+    op_domain = ""
+
+    def _run(self, x: Array, storage_order: int | None = None, **attributes: Any) -> tuple[Array, ...]:
+        values = _windows(x, attributes, fill=-np.inf)
+        largest = values.argmax(axis=0)  # the first of several
+        y = np.take_along_axis(values, largest[None], axis=0)[0]
+        if len(self.onnx_node.output) < 2:
+            return (y,)
+        planes = np.arange(math.prod(x.shape)).reshape(x.shape)
+        if storage_order:
+            plane = np.arange(math.prod(x.shape[2:])).reshape(x.shape[:1:-1]).T
+            planes = (
+                planes.reshape(*x.shape[:2], -1)[..., :1].reshape(*x.shape[:2], *[1] * plane.ndim) + plane
+            )
+        places = _windows(planes, attributes, fill=-1)
+        return y, np.take_along_axis(places, largest[None], axis=0)[0].astype(np.int64)
+
+
+class AveragePool(OpRun):
+    op_domain = ""
+
+    def _run(self, x: Array, count_include_pad: int | None = None, **attributes: Any) -> tuple[Array]:
+        inside = np.ones((1, 1, *x.shape[2:]), x.dtype)
+        counts = _windows(inside, attributes, 0, pads_count=bool(count_include_pad)).sum(axis=0)
+        return (_windows(x, attributes, 0).sum(axis=0) / counts,)
+
+
+def _windows(x: Array, attributes: Mapping[str, Any], fill: float, pads_count: bool = False) -> Array:
+    """The cells of all windows: their place in the window comes first. Beyond the padding nothing counts."""
+    rank, kernel = x.ndim - 2, attributes["kernel_shape"]
+    strides, dilations = (attributes.get(name) or [1] * rank for name in ("strides", "dilations"))
+    pads, padding = attributes.get("pads") or [0] * 2 * rank, attributes.get("auto_pad") or "NOTSET"
+    counts, before, after, behind = [], [], [], []
+    for axis, size in enumerate(x.shape[2:]):
+        stride, span = strides[axis], (kernel[axis] - 1) * dilations[axis] + 1
+        front, back = pads[axis], pads[axis + rank]
+        if padding.startswith("SAME"):
+            count = -(-size // stride)
+            lacking = max(0, (count - 1) * stride + span - size)
+            front = (lacking + (padding == "SAME_LOWER")) // 2
+            back = lacking - front
+        else:
+            steps = (size + front + back - span) / stride
+            count = (math.ceil(steps) if attributes.get("ceil_mode") else math.floor(steps)) + 1
+            if (count - 1) * stride >= size + front:
+                count -= 1
+        counts.append(count)
+        before.append(front)
+        after.append(back)
+        behind.append(max(0, (count - 1) * stride + span - size - front - back))
+    edges = [(0, 0), (0, 0), *zip(before, after, strict=True)]
+    whole = np.pad(x, edges, constant_values=1 if pads_count else fill)
+    whole = np.pad(whole, [(0, 0), (0, 0), *((0, more) for more in behind)], constant_values=fill)
+    cells = []
+    for offset in itertools.product(*map(range, kernel)):
+        places = (
+            slice(at * dilation, at * dilation + stride * (count - 1) + 1, stride)
+            for at, dilation, stride, count in zip(offset, dilations, strides, counts, strict=True)
+        )
+        cells.append(whole[..., *places])
+    return np.stack(cells)
 
 
 def _operator(name: str, compute: Computes) -> type[OpRun]:

@@ -20,13 +20,12 @@ LARGE = 1 << 20
 
 _SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"}
 _POINTWISE = set(
-    "Relu LeakyRelu PRelu ThresholdedRelu Shrink HardSigmoid HardSwish Elu Selu Celu Sigmoid Softsign Softplus "
-    "Swish Mish Gelu Tanh Erf Exp Log Sqrt Abs Neg Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh "
-    "Atanh Add Sub Mul Div Pow Mod Sum Mean Min Max Where Clip Identity Cast Dropout".split()
+    "Relu LeakyRelu PRelu ThresholdedRelu Shrink HardSigmoid HardSwish Elu Selu Celu Sigmoid Softsign "
+    "Softplus Swish Mish Gelu Tanh Erf Exp Log Sqrt Abs Neg Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh "
+    "Asinh Acosh Atanh Add Sub Mul Div Pow Mod Sum Mean Min Max Where Clip Identity Cast Dropout".split()
 )
-_OF_THE_FIRST = {
-    "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "GlobalAveragePool", "GlobalMaxPool"
-}  # fmt: skip
+_POOLS = {"MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"}
+_NORMS = {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN"}
 
 
 def cut(node: onnx.NodeProto, arrays: Sequence[Array | None]) -> list[Array | None]:
@@ -42,7 +41,7 @@ def cut(node: onnx.NodeProto, arrays: Sequence[Array | None]) -> list[Array | No
     kind = node.op_type
     if kind in _SLIDING and "output_shape" not in attributes:
         pieces[0] = _window(first, pieces[1] if "Conv" in kind else None, attributes, kind)
-    elif kind in _OF_THE_FIRST and first.ndim > 2:
+    elif kind in _NORMS | _POOLS and first.ndim > 2:
         pieces[0] = _middle(first, {axis: SIDE for axis in range(2, first.ndim)})
     elif kind in _POINTWISE or (kind == "Concat" and attributes["axis"] == 1):
         pieces = _pixels(pieces)
@@ -95,7 +94,7 @@ def _pixels(arrays: list[Array | None]) -> list[Array | None]:
 def _corner(arrays: list[Array | None]) -> list[Array | None]:
     """A few pixels of a few channels, to be resized by the same factors."""
     x, region, scales, sizes = [*arrays, None, None, None][:4]
-    if x is None or x.ndim != 4 or region is not None and region.size:
+    if x is None or x.ndim != 4 or (region is not None and region.size):
         return arrays
     piece = x[:, :2, :4, :4]
     if sizes is not None and len(sizes) == 4:

@@ -5,6 +5,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from cnnkit import Builder
+from cnnkit.runtime.device import onnxruntime
 
 
 def test_a_graph_computes_what_it_says() -> None:
@@ -39,3 +40,37 @@ def test_one_name_means_one_tensor() -> None:
     graph.input("x", (1,))
     with pytest.raises(ValueError, match="two tensors called 'x'"):
         graph.constant(np.zeros(1), "x")
+
+
+@pytest.mark.parametrize("axes", [[0], [1, 2], [2, 0]])
+def test_a_margin_behind_a_transpose_is_where_it_should_be(axes: list[int]) -> None:
+    """ONNX Runtime moves the Transpose past the Pad, and mixes up axes when the Pad names some of them."""
+    graph = Builder()
+    x = graph.input("x", (2, 3, 4))
+    turned = graph.op.Transpose(x, perm=[1, 2, 0])
+    padded = graph.op.pad(turned, range(1, len(axes) + 1), [2] * len(axes), axes, 5.0)
+    graph.output(graph.op.Transpose(padded, perm=[2, 0, 1]))
+    session = onnxruntime().InferenceSession(
+        graph.model().SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+
+    value = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    pads = [(0, 0)] * 3
+    for before, axis in enumerate(axes, 1):
+        pads[axis] = (before, 2)
+    expected = np.pad(value.transpose(1, 2, 0), pads, constant_values=5).transpose(2, 0, 1)
+    assert np.array_equal(session.run(None, {"x": value})[0], expected)
+
+
+def test_no_margin_is_no_node() -> None:
+    graph = Builder()
+    x = graph.input("x", (2, 3))
+    assert graph.op.pad(x, [0], [0], [1]) is x and not graph.nodes
+
+
+def test_what_does_not_depend_on_the_batch_is_looked_at_once() -> None:
+    graph = Builder()
+    x, w = graph.input("x", ("batch", 3)), graph.input("w", (3, 5))
+    assert graph.op.Relu(w).facts[0] is graph.op.Relu(w).facts[1]
+    product = graph.op.MatMul(x, w)
+    assert product.shape == (None, 5) and [fact.shape for fact in product.facts] == [(2, 5), (3, 5)]

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cnnkit.errors import ModelError
+from cnnkit.graphs.autodiff.backward import gradients
 from cnnkit.graphs.builder import Builder
 from cnnkit.graphs.opset import OPSET, modernised, opset_of
 from cnnkit.runtime.device import onnxruntime
@@ -156,3 +157,62 @@ def test_functions_are_inlined_before_they_are_reworded() -> None:
     new = modernised(model)
     assert not new.functions and [node.op_type for node in new.graph.node] == ["Constant", "ReduceMean"]
     assert np.array_equal(results(model)[0], results(new)[0])
+
+
+def sequence(position: int | str, *sizes: str, **attributes: int) -> onnx.ModelProto:
+    """A piece of x (2, 4, 6, 6), taken out of a sequence of pieces."""
+    nodes = [
+        helper.make_node("Constant", [], ["unequal"], value_ints=[3, 1, 2]),
+        helper.make_node("SplitToSequence", ["x", *sizes], ["pieces"], **attributes),
+        helper.make_node("SequenceAt", ["pieces", "position"], ["y"]),
+    ]
+    model = graph_of(nodes, ["y"], 18)
+    for name, value in {"four": 4, "one_three": [1, 3]}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    if isinstance(position, int):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(position), "position"))
+    else:
+        model.graph.node.insert(0, helper.make_node("Size", [position], ["position"]))
+    return model
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(sequence(0, "four", axis=2), id="the first of equal pieces"),
+        pytest.param(sequence(1, "four", axis=-1), id="the last of equal pieces, which is smaller"),
+        pytest.param(sequence(1, "one_three", axis=1), id="the second of given sizes"),
+        pytest.param(sequence(-2, "one_three", axis=1), id="from the end"),
+        pytest.param(sequence(1, "one_three", axis=1, keepdims=0), id="sizes are stronger than keepdims"),
+        pytest.param(sequence(2, axis=1), id="single numbers"),
+        pytest.param(sequence(-1, axis=1, keepdims=0), id="single numbers without their axis"),
+        pytest.param(sequence(1), id="along the first axis"),
+    ],
+)
+def test_a_piece_of_a_sequence_is_taken_directly(model: onnx.ModelProto) -> None:
+    new = modernised(model)
+    onnx.checker.check_model(new, full_check=True)
+    assert "SequenceAt" not in {node.op_type for node in new.graph.node}
+    assert np.array_equal(results(model)[0], results(new)[0])
+
+    builder = Builder.extending(model)
+    (found,) = gradients(builder, "y", ["x"]).values()
+    builder.output(found)
+    ones = results(builder.model())[0]
+    value = np.random.default_rng(0).standard_normal((2, 4, 6, 6), np.float32)
+    assert set(np.unique(ones)) <= {0, 1}
+    assert sorted(value[ones == 1]) == sorted(results(model)[0].ravel())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(sequence(-1, "four", axis=2), id="how many pieces there are depends on x"),
+        pytest.param(sequence("yes", "four", axis=2), id="which piece is computed"),
+        pytest.param(sequence(1, "unequal", axis=2), id="sizes that are no tensor"),
+    ],
+)
+def test_other_sequences_stay(model: onnx.ModelProto) -> None:
+    assert modernised(model).graph == model.graph
+    with pytest.raises(ModelError, match="no gradient rule for the operator SequenceAt"):
+        gradients(Builder.extending(model), "y", ["x"])

@@ -46,7 +46,7 @@ def conv(
     window = Window.of_conv(node, kernel, large=x)
     return (
         large_gradient(op, dy, kernel, window),
-        kernel_gradient(op, dy, x, kernel, window),
+        lambda: kernel_gradient(op, dy, x, kernel, window),
         bias_gradient(op, dy),
     )
 
@@ -58,7 +58,7 @@ def conv_transpose(
     window = Window.of_conv_transpose(node, kernel, small=x)
     return (
         small_gradient(op, dy, kernel, window),
-        kernel_gradient(op, x, dy, kernel, window),
+        lambda: kernel_gradient(op, x, dy, kernel, window),
         bias_gradient(op, dy),
     )
 

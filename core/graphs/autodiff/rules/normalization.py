@@ -36,9 +36,7 @@ def batch_normalization(
     written = _through_batch if node.attribute("training_mode", 0) else _through_constants
     inputs = (x, scale, bias, mean, var)
     found = written(op, node.attribute("epsilon", 1e-5), _wide(op, dy), *(_wide(op, t) for t in inputs))
-    return tuple(
-        gradient and op.cast(gradient, tensor.dtype) for gradient, tensor in zip(found, inputs, strict=False)
-    )
+    return tuple(op.cast(gradient, tensor.dtype) for gradient, tensor in zip(found, inputs, strict=False))
 
 
 def _through_constants(
@@ -50,7 +48,7 @@ def _through_constants(
     bias: Tensor,
     mean: Tensor,
     var: Tensor,
-) -> Gradients:
+) -> tuple[Tensor, ...]:
     inverse = _inverse(op, var, epsilon)
     factor = op.Mul(scale, inverse)
     total = _sum(op, dy)
@@ -61,7 +59,7 @@ def _through_constants(
 
 def _through_batch(
     op: Operators, epsilon: float, dy: Tensor, x: Tensor, scale: Tensor, *_: Tensor
-) -> Gradients:
+) -> tuple[Tensor, ...]:
     """Ordered for few passes over memory: x̂ is never written, dx = factor dy + offset - pull (x - mean)."""
     count = _count(op, x)
     centred = _affine(op, x, None, op.Neg(op.Div(_sum(op, x), count)))

@@ -119,9 +119,11 @@ def max_pool(op: Operators, node: Node, dy: Tensor, x: Tensor) -> Gradients:
     attributes = node.attributes
     if attributes.pop("storage_order", 0) or not indices:
         _, indices = op.MaxPool(x, **attributes, output=2)
-    zeros = op.Reshape(op.zeros_like(x), [-1])
-    dx = op.ScatterElements(zeros, op.Reshape(indices, [-1]), op.Reshape(dy, [-1]), axis=0, reduction="add")
-    return (op.Reshape(dx, op.shape(x)),)
+    wide = np.promote_types(x.dtype, np.float32)  # ONNX Runtime's processors do not add up float16 here
+    zeros, shares = op.zeros_like(op.cast(x, wide)), op.cast(dy, wide)
+    zeros, indices, shares = (op.Reshape(tensor, [-1]) for tensor in (zeros, indices, shares))
+    dx = op.ScatterElements(zeros, indices, shares, axis=0, reduction="add")
+    return (op.cast(op.Reshape(dx, op.shape(x)), x.dtype),)
 
 
 def first_of_tile(op: Operators, windows: Windows, y: Tensor, x: Tensor) -> Tensor:

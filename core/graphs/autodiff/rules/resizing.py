@@ -78,11 +78,13 @@ def _along(op: Operators, tensor: Tensor, axis: int, matrix: Array) -> Tensor:
 
 def interpolation(node: Node, old: int, new: int, scale: float) -> Array:
     """The weights [new, old] with which Resize mixes the numbers of one axis."""
-    places = _places(node, old, new, scale)
     mode, cubic = node.attribute("mode", "nearest"), node.attribute("cubic_coeff_a", -0.75)
-    if mode == "nearest":  # in float32, as ONNX Runtime does: places half way between two numbers are common
-        nearest = NEAREST[node.attribute("nearest_mode", "round_prefer_floor")](places.astype(np.float32))
-        return np.eye(old)[np.clip(nearest, 0, old - 1).astype(int)]
+    if mode == "nearest":  # rounding decides which number is nearest: in float32, as ONNX Runtime does
+        places = _places(node, old, new, np.float32(scale))
+        nearest = NEAREST[node.attribute("nearest_mode", "round_prefer_floor")](places)
+        matrix: Array = np.eye(old)[np.clip(nearest, 0, old - 1).astype(int)]
+        return matrix
+    places = _places(node, old, new, np.float64(scale))
     stretch = min(1.0, scale) if node.attribute("antialias", 0) else 1.0
     reach = int(np.ceil((1 if mode == "linear" else 2) / stretch))
     neighbours = np.floor(places)[:, None].astype(int) + np.arange(1 - reach, reach + 1)
@@ -96,18 +98,21 @@ def interpolation(node: Node, old: int, new: int, scale: float) -> Array:
     return matrix
 
 
-def _places(node: Node, old: int, new: int, scale: float) -> Array:
-    """Where the new numbers lie among the old ones."""
-    number, mode = np.arange(new), node.attribute("coordinate_transformation_mode", "half_pixel")
-    centres = (number + 0.5) / scale - 0.5
+def _places(node: Node, old: int, new: int, scale: np.floating[Any]) -> Array:
+    """Where the new numbers lie among the old ones, in the type of `scale`."""
+    number: Array = np.arange(new, dtype=scale.dtype)
+    mode = node.attribute("coordinate_transformation_mode", "half_pixel")
+    corners: Array = number / scale
+    centres: Array = (number + 0.5) / scale - 0.5
     if mode == "half_pixel":
         return centres
     if mode == "half_pixel_symmetric":
-        return centres + old / 2 * (1 - new / (scale * old))
+        offset = old / 2 * (1 - new / (scale * old))
+        return (offset + (np.arange(new) + 0.5) / np.float64(scale) - 0.5).astype(scale.dtype)
     if mode == "pytorch_half_pixel":
-        return centres if new > 1 else np.zeros(1)
+        return centres if new > 1 else number
     if mode == "asymmetric":
-        return number / scale
+        return corners
     if mode == "align_corners":
         return number * (old - 1) / max(1, new - 1)
     raise node.refusal(f"does not know the coordinate mode {mode}; export with half_pixel or align_corners")

@@ -10,7 +10,8 @@ It gets `op`, which appends nodes; the node; the gradient `dy` of the first outp
 one that is left out. It returns one gradient for each input, None where there is none to have; gradients
 behind the last input may be left off. The driver does the rest: it adds up the gradients of a tensor that is
 read twice, sums a gradient over the axes along which its input was broadcast, and drops what nobody needs. So
-a rule computes everything and thinks of one node only.
+a rule computes everything and thinks of one node only. A gradient of many nodes may be returned as a function
+that appends them, which is only called when somebody needs it.
 
 `dy` is None when only a later output of the node has a gradient; `node.gradients` holds them all.
 """
@@ -28,7 +29,7 @@ from cnnkit.errors import ModelError
 from cnnkit.graphs.builder import Operators
 from cnnkit.graphs.tensors import Tensor
 
-Gradients = tuple[Tensor | None, ...]
+Gradients = tuple[Tensor | Callable[[], Tensor] | None, ...]
 Rule = Callable[..., Gradients]
 
 RULES: dict[str, Rule] = {}

@@ -61,14 +61,14 @@ def averaged(op: Any, node: Any, dy: Any, a: Any, b: Any) -> Any:
 
 
 def unsummed(op: Any, node: Any, dy: Any, a: Any, b: Any) -> Any:
-    return op.Mul(dy, b), op.Slice(op.Mul(dy, a), [0], [2], [0])
+    return op.Mul(dy, b), op.Slice(op.Mul(dy, a), [0], [2], [1])
 
 
 WRONG = {
-    "the sign": ("MatMul", scaled(-1), 2.0, 2.0),
+    "the sign": ("MatMul", scaled(-1.0), 1.999, 2.001),
     "a thousandth": ("MatMul", scaled(1.001), 0.99e-3, 1.01e-3),
     "a hundred-thousandth more than allowed": ("MatMul", scaled(1.0001), 0.9e-4, 1.1e-4),
-    "a constant": ("MatMul", scaled(0.0), 1.0, 1.0),
+    "a constant": ("MatMul", scaled(0.0), 0.999, 1.001),
 }
 
 
@@ -193,24 +193,57 @@ def test_transposed_convolution_as_torch(
     assert np.abs(found - expected.numpy()).max() < 1e-12
 
 
+def as_onnx_runtime(operator: str, arrays: Mapping[str, Array], opset: int = 18, **attributes: Any) -> None:
+    """The operator in float64 is that of ONNX Runtime; a MaxPool also says where it found what."""
+    model = one_node(operator, arrays, **attributes)
+    model.opset_import[0].version = opset
+    if operator == "MaxPool":
+        model.graph.node[0].output.append("places")
+        model.graph.output.append(helper.make_tensor_value_info("places", onnx.TensorProto.INT64, None))
+    found = Reference(model).run(arrays)
+    for value in [*model.graph.input, model.graph.output[0]]:
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    model.ir_version = 8
+    expected = on_cpu(model, {name: array.astype(np.float32) for name, array in arrays.items()})
+    for name, value in expected.items():
+        assert found[name].shape == value.shape and np.abs(found[name] - value).max() < 1e-5, name
+
+
 @pytest.mark.parametrize(
     "padding", [{"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"output_shape": [11, 9]}]
 )
 def test_transposed_convolution_as_onnx_runtime(padding: dict[str, Any]) -> None:
     arrays = {"x": noise(1, 2, 5, 4), "kernel": noise(2, 3, 3, 4, seed=1)}
-    model = one_node("ConvTranspose", arrays, strides=[2, 2], **padding)
-    found = Reference(model).run(arrays)["y"]
-    for value in [*model.graph.input, *model.graph.output]:
-        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    model.ir_version = 8
-    session = onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    [expected] = session.run(None, {name: array.astype(np.float32) for name, array in arrays.items()})
-    assert found.shape == expected.shape and np.abs(found - expected).max() < 1e-5
+    as_onnx_runtime("ConvTranspose", arrays, strides=[2, 2], **padding)
+
+
+POOLS: list[dict[str, Any]] = [
+    {"strides": [1, 1]},
+    {"strides": [1, 1], "pads": [1, 1, 1, 1]},
+    {"strides": [2, 3], "pads": [1, 0, 0, 1]},
+    {"strides": [2, 2], "ceil_mode": 1},
+    {"strides": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1]},
+    {"strides": [3, 3], "ceil_mode": 1, "pads": [0, 0, 1, 1]},
+    {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    {"strides": [1, 2], "auto_pad": "SAME_LOWER"},
+    {"strides": [1, 1], "dilations": [2, 1], "pads": [1, 1, 1, 1]},
+]
+
+
+@pytest.mark.parametrize("attributes", POOLS, ids=str)
+@pytest.mark.parametrize("kernel", [[3, 3], [2, 3]])
+def test_pools_as_onnx_runtime(kernel: list[int], attributes: dict[str, Any]) -> None:
+    for size in [(6, 8), (7, 7)]:
+        x = {"x": noise(2, 3, *size)}
+        as_onnx_runtime("MaxPool", x, kernel_shape=kernel, **attributes)
+        as_onnx_runtime("MaxPool", x, kernel_shape=kernel, storage_order=1, **attributes)
+        for count in (0, 1):
+            as_onnx_runtime("AveragePool", x, 19, kernel_shape=kernel, count_include_pad=count, **attributes)
 
 
 def test_what_nobody_computes() -> None:
     x = {"x": np.arange(3.0)}
-    with pytest.raises(CannotCompute, match="onnx.reference cannot run it"):
+    with pytest.raises(CannotCompute, match="cannot run it"):
         Reference(one_node("acme.Scale", x, by=2.0))
     known = Reference(one_node("acme.Scale", x, by=2.0), {"acme.Scale": lambda x, by: by * x})
     assert known.run(x)["y"].tolist() == [0, 2, 4]
@@ -231,13 +264,18 @@ def test_for_authors_of_rules() -> None:
     compute: Any = lambda x, alpha: x / (1 + np.exp(-alpha * x))  # noqa: E731
     check_gradient_rule("com.acme.Swish", swish, noise(3, 4), computes=compute, alpha=1.5)
     with pytest.raises(AssertionError, match=r"input 0 of com.acme.Swish: .* that is wrong by \d"):
-        check_gradient_rule("com.acme.Swish", RULES["Relu"], noise(3, 4), computes=compute, alpha=1.5)
+        check_gradient_rule("com.acme.Swish", RULES["Neg"], noise(3, 4), computes=compute, alpha=1.5)
     with pytest.raises(AssertionError, match="12 of 12 outputs are at a kink"):
         check_gradient_rule("Relu", RULES["Relu"], np.zeros((3, 4)))
 
 
 def on_cpu(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    session = onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime().InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot run it: {error}") from None
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(None, dict(feeds)), strict=True))
 
@@ -280,7 +318,8 @@ def test_every_layer_of_a_network() -> None:
 def wrong_only_at(index: int, operator: str) -> Rules:
     def rule(op: Any, node: Any, dy: Any, *inputs: Any) -> Any:
         found = list(RULES[operator](op, node, dy, *inputs))
-        found[index] = op.Mul(found[index], 1.001)
+        right = found[index]
+        found[index] = op.Mul(right() if callable(right) else right, 1.001)
         return tuple(found)
 
     return {operator: rule}
@@ -310,8 +349,8 @@ def test_rules_that_fail_or_refuse() -> None:
 
 def test_a_rule_that_onnx_runtime_cannot_run() -> None:
     def in_double(op: Any, node: Any, dy: Any, x: Any) -> Any:
-        found = op.Det(op.Cast(op.Reshape(dy, [-1, 1, 1]), to=onnx.TensorProto.DOUBLE))
-        return (op.CastLike(op.Reshape(found, op.shape(dy)), dy),)
+        ones = np.ones((3, 1, 1, 1))
+        return (op.CastLike(op.Conv(op.Cast(dy, to=onnx.TensorProto.DOUBLE), ones, group=3), dy),)
 
     [check] = checks_of(network(lambda op, x: op.Identity(x)), {"Identity": in_double})
     assert check.error is not None and check.error < 1e-8
@@ -348,14 +387,15 @@ def test_dead_units_and_ties_are_no_false_alarm() -> None:
 
     def write(op: Any, x: Any) -> Any:
         x = op.Relu(op.Sub(x, 0.5), name="relu")
-        x = op.Relu(op.MaxPool(x, kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4), name="again")
+        x = op.Relu(op.MaxPool(x, kernel_shape=[3, 3], strides=[1, 1]), name="again")
         x = op.Clip(op.Sqrt(x, name="root"), 0.0, 0.9, name="clip")
         x = op.Max(x, op.AveragePool(x, kernel_shape=[3, 3], pads=[1] * 4), name="larger")
         return op.ReduceMax(x, [2, 3], keepdims=0, name="largest")
 
     found = checks_of(network(write))
     assert {check.layer for check in found} >= {"relu", "again", "root", "clip", "larger", "largest"}
-    assert [check.verdict for check in found] == ["good"] * len(found), found
+    assert [check.verdict for check in found[:-1]] == ["good"] * (len(found) - 1), found
+    assert found[-1].verdict == "not checked" and found[-1].reason.endswith("lie at a kink"), found[-1]
 
 
 def test_outputs_more_than_one_and_settings() -> None:

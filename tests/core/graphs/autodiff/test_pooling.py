@@ -130,6 +130,16 @@ def test_max_pool_by_hand() -> None:
     assert dx.ravel().tolist() == [1, 0, 10, 0]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_max_pool_in_half_precision(stride: int) -> None:
+    attributes = {"kernel_shape": [2, 2], "strides": [stride, stride]}
+    dy = random(1, 2, *[7 if stride == 1 else 4] * 2).astype(np.float16)
+    x = np.random.default_rng(0).integers(-2, 2, (1, 2, 8, 8)).astype(np.float16)
+    _, (dx,) = run_gradients(pool("MaxPool", attributes), x, seed=dy)
+    assert dx.dtype == np.float16
+    assert np.allclose(dx, slow_max_pool(x.astype(float), dy.astype(float), attributes), atol=4e-3)
+
+
 @pytest.mark.parametrize("storage_order", [0, 1])
 def test_max_pool_with_indices_of_its_own(storage_order: int) -> None:
     attributes = {"kernel_shape": [3, 3], "strides": [2, 2], "storage_order": storage_order}
