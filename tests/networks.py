@@ -20,7 +20,8 @@ from torch import Tensor, nn
 def _declare_detection_operators() -> torch.library.Library | None:
     """Torchvision imports only where torch knows `nms`, though its compiled part be missing or for CUDA."""
     specification = importlib.util.find_spec("torchvision")
-    assert specification is not None and specification.origin is not None
+    if specification is None or specification.origin is None:
+        raise ModuleNotFoundError("No module named 'torchvision'")
     try:
         torch.ops.load_library(Path(specification.origin).with_name("_C.so"))
     except OSError:

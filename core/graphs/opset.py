@@ -103,7 +103,7 @@ def _take_pieces_directly(graph: onnx.GraphProto) -> None:
 def _piece(
     split: onnx.NodeProto, position: int, known: Mapping[str, onnx.TensorProto], output: str
 ) -> list[onnx.NodeProto]:
-    """The nodes that compute a piece of what a SplitToSequence splits; none where its bounds are not known."""
+    """The nodes that compute a piece of what is split; none where its bounds are not known."""
     attributes = {attribute.name: attribute.i for attribute in split.attribute}
     x, axis = split.input[0], attributes.get("axis", 0)
     if len(split.input) < 2:

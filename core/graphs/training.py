@@ -28,7 +28,8 @@ weights) with `builder.input`."""
 class TrainingGraph:
     """What `training_graph` makes.
 
-    `losses` are the parts and their sum, `total`; `gradients` belong to the tensors that were asked about.
+    `losses` are the parts and their sum, `total`; `gradients` belong to the tensors that were asked about;
+    `taps` are layers whose values are wanted too.
     `parameters` maps those of them that are state to the name they have there.
     `state` holds the first values of all that lives from step to step: parameters, what the optimizer
     remembers, running statistics; these are inputs of the graph. `statistics` maps the running statistics to
@@ -40,6 +41,7 @@ class TrainingGraph:
     builder: Builder
     losses: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
+    taps: Mapping[str, Tensor]
     state: Mapping[str, NDArray[Any]]
     parameters: Mapping[str, str]
     statistics: Mapping[str, Tensor]
@@ -58,6 +60,7 @@ def training_graph(
     wrt: Sequence[str],
     optimizer: Optimizer | None = None,
     *,
+    taps: Sequence[str] = (),
     training: bool = False,
     batch: int | None = None,
     size: tuple[int, int] | None = None,
@@ -102,6 +105,7 @@ def training_graph(
         builder,
         losses,
         {name: found[tensor] for name, tensor in starts.items()},
+        {name: builder.tensor(tensor_named(builder, model, name)) for name in taps},
         state,
         parameters,
         {held: builder.tensor(after) for held, after in mode.statistics.items()},
@@ -109,7 +113,7 @@ def training_graph(
         dict(optimizer.settings) if optimizer else {},
         mode.masks,
     )
-    for group in (losses, graph.gradients, graph.statistics, updates):
+    for group in (losses, graph.gradients, graph.taps, graph.statistics, updates):
         for tensor in group.values():
             builder.output(tensor)
     return graph

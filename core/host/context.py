@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -12,9 +12,11 @@ from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
     from cnnkit.graphs.model import Model
+    from cnnkit.graphs.training import Loss
     from cnnkit.host.host import Host
     from cnnkit.host.result import Result
     from cnnkit.runtime.session import Session
+    from cnnkit.runtime.training import TrainingSession
 
 Item = TypeVar("Item")
 
@@ -81,6 +83,17 @@ class Context:
     def session(self, model: "Model") -> "Session":
         """A forward session of `model` on the device that the user chose."""
         return self.host.session(model, **asdict(self.settings))
+
+    def training(
+        self, model: "Model", loss: "Loss", wrt: Sequence[str], taps: Sequence[str] = (), **settings: Any
+    ) -> "TrainingSession":
+        """A session that differentiates `loss`, on the device that the user chose; see `TrainingSession`.
+
+        It is kept for the next picture when `loss` equals the last one: a function, or an instance of a
+        frozen dataclass that can be called.
+        """
+        where = {"device": self.settings.device, "threads": self.settings.threads}
+        return self.host.training(model, loss, wrt, taps, **where, **settings)
 
     def progress(self, items: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:
         """The same items, while a progress bar on the terminal follows them."""

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -20,9 +20,11 @@ from cnnkit.errors import CnnkitError, ModelError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from cnnkit.graphs.model import Model
+    from cnnkit.graphs.training import Loss
     from cnnkit.host.hookspecs import Network
     from cnnkit.host.operation import ModelSpec, Operation
     from cnnkit.runtime.session import Session
+    from cnnkit.runtime.training import TrainingSession
 
 HOOKS = {
     "cnnkit.operations": "cnnkit_operations",
@@ -87,6 +89,7 @@ class Host:
         self._contributions: dict[tuple[str, str], Any] = {}
         self._models: OrderedDict[Any, Model] = OrderedDict()
         self._sessions: OrderedDict[Any, Session] = OrderedDict()
+        self._trainings: OrderedDict[Any, TrainingSession] = OrderedDict()
 
     def names(self, group: str) -> list[str]:
         """The usable names of a group, sorted; imports nothing."""
@@ -163,6 +166,23 @@ class Host:
 
         key = (id(model), *sorted(settings.items()))
         return _kept(self._sessions, key, lambda: Session(model, **settings))
+
+    def training(
+        self, model: "Model", loss: "Loss", wrt: Sequence[str], taps: Sequence[str] = (), **settings: Any
+    ) -> "TrainingSession":
+        """The session that differentiates this loss; the last few are kept. Plugins' gradient rules count.
+
+        `loss` is hashable: a function, or an instance of a frozen dataclass that can be called.
+        """
+        from cnnkit.runtime.training import TrainingSession
+
+        key = (id(model), loss, *wrt, *taps, *sorted(settings.items()))
+        rules = self.gradient_rules()
+        return _kept(
+            self._trainings,
+            key,
+            lambda: TrainingSession(model, loss, wrt, taps=taps, rules=rules, **settings),
+        )
 
     def load(self, plugin: Plugin) -> Any:
         """What a plugin contributes under its name. Raises PluginError from whatever way it fails in."""

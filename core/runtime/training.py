@@ -29,10 +29,15 @@ _RANDOM_STATE = "cnnkit.random_state"
 
 
 class Gradients(NamedTuple):
-    """`losses` are the parts of the loss and their sum `total`; `gradients` are those of what was asked."""
+    """What `TrainingSession.gradient` found.
+
+    `losses` are the parts of the loss and their sum `total`; `gradients` belong to what was asked about;
+    `taps` are the values of the tapped layers.
+    """
 
     losses: dict[str, float]
     gradients: dict[str, NDArray[Any]]
+    taps: dict[str, NDArray[Any]]
 
 
 class TrainingSession:
@@ -42,7 +47,7 @@ class TrainingSession:
     `tap(layer)` is the tensor of a layer, `builder.op` appends nodes, `builder.input` declares what else the
     loss reads (targets, weights), which is then fed. `wrt` names what to differentiate with respect to:
     `input`, layers, weights, or weights by a pattern with `*`. Weights among them live on the device; with an
-    `optimizer` the picture does too, if it is named.
+    `optimizer` the picture does too, if it is named. `taps` are layers whose values `gradient` returns too.
 
     `training` puts batch norms and dropouts in training mode; `seed` is for dropouts. `batch` is a fixed
     number of pictures, open by default; `size` is (height, width), the model's by default. `rules` are
@@ -61,6 +66,7 @@ class TrainingSession:
         wrt: Sequence[str],
         optimizer: Optimizer | None = None,
         *,
+        taps: Sequence[str] = (),
         training: bool = False,
         batch: int | None = None,
         size: tuple[int, int] | None = None,
@@ -73,7 +79,15 @@ class TrainingSession:
     ) -> None:
         self.model = model
         self.graph = training_graph(
-            model, loss, wrt, optimizer, training=training, batch=batch, size=size, rules=rules
+            model,
+            loss,
+            wrt,
+            optimizer,
+            taps=taps,
+            training=training,
+            batch=batch,
+            size=size,
+            rules=rules,
         )
         self._random = np.random.default_rng(seed)
         self._device, self._threads = device, threads
@@ -103,6 +117,7 @@ class TrainingSession:
         return Gradients(
             {name: float(values[tensor]) for name, tensor in self.graph.losses.items()},
             {name: values[tensor] for name, tensor in self.graph.gradients.items()},
+            {name: values[tensor] for name, tensor in self.graph.taps.items()},
         )
 
     def step(self, feeds: Feeds) -> dict[str, float]:
@@ -203,7 +218,7 @@ class TrainingSession:
     def _differentiate(self, feeds: Feeds, into: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Losses, gradients and next statistics; those named in `into` go there."""
         graph = self.graph
-        run = self._run("gradient", graph.losses, graph.gradients, graph.statistics)
+        run = self._run("gradient", graph.losses, graph.gradients, graph.taps, graph.statistics)
         return run(self._complete(feeds, run), self._held(run), into)
 
     def _run(self, kind: str, *outputs: Mapping[str, Any], given: Collection[str] = ()) -> "_Run":

@@ -7,7 +7,7 @@ its indices when it steps by one, and pools are wrong where ceil_mode lets windo
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Reference:
     """
 
     def __init__(self, model: onnx.ModelProto, computes: Mapping[str, Computes] | None = None) -> None:
-        operators = [
+        operators: list[type[OpRun]] = [
             Erf,
             ConvTranspose,
             MaxPool,
@@ -100,12 +100,13 @@ class ConvTranspose(OpRun):
         kernels = kernel.reshape(groups, channels // groups, *kernel.shape[1:])
         whole = np.zeros((batch, groups * kernel.shape[1], *sizes), x.dtype)
         for offset in itertools.product(*map(range, kernel.shape[2:])):
-            share = kernels[..., *offset].swapaxes(1, 2) @ columns
+            share = _part(kernels, offset).swapaxes(1, 2) @ columns
             places = (
                 slice(at * dilation, at * dilation + stride * (size - 1) + 1, stride)
                 for at, dilation, stride, size in zip(offset, dilations, strides, x.shape[2:], strict=True)
             )
-            whole[..., *places] += share.reshape(batch, -1, *x.shape[2:])
+            part = _part(whole, places)
+            part += share.reshape(batch, -1, *x.shape[2:])
         if auto_pad in ("SAME_UPPER", "SAME_LOWER") and not output_shape:
             output_shape = [size * stride for size, stride in zip(x.shape[2:], strides, strict=True)]
         first, last = (pads or [0] * 2 * rank)[:rank], (pads or [0] * 2 * rank)[rank:]
@@ -113,7 +114,7 @@ class ConvTranspose(OpRun):
             surplus = [size - wanted for size, wanted in zip(sizes, output_shape, strict=True)]
             first = [s // 2 if auto_pad == "SAME_UPPER" else s - s // 2 for s in surplus]
             last = [s - before for s, before in zip(surplus, first, strict=True)]
-        cut = whole[..., *(slice(a, size - b) for a, b, size in zip(first, last, sizes, strict=True))]
+        cut = _part(whole, (slice(a, n - b) for a, b, n in zip(first, last, sizes, strict=True)))
         return (cut if bias is None else cut + bias.reshape(-1, *[1] * rank),)
 
 
@@ -177,8 +178,15 @@ def _windows(x: Array, attributes: Mapping[str, Any], fill: float, pads_count: b
             slice(at * dilation, at * dilation + stride * (count - 1) + 1, stride)
             for at, dilation, stride, count in zip(offset, dilations, strides, counts, strict=True)
         )
-        cells.append(whole[..., *places])
+        cells.append(_part(whole, places))
     return np.stack(cells)
+
+
+def _part(array: Array, places: Iterable[int | slice]) -> Array:
+    """What lies at these places along the last axes."""
+    where: Any = (..., *places)
+    part: Array = array[where]
+    return part
 
 
 def _operator(name: str, compute: Computes) -> type[OpRun]:

@@ -38,9 +38,10 @@ TARGETS = np.array([[12], [5]], np.float32)  # y is 13 and 5: wrong by 1 and 0
 
 
 def test_gradients_by_hand() -> None:
-    session = TrainingSession(line(), squared_error, ["input", "weight", "bias", "y"])
-    losses, gradients = session.gradient({"input": PICTURES, "target": TARGETS})
+    session = TrainingSession(line(), squared_error, ["input", "weight", "bias", "y"], taps=["y"])
+    losses, gradients, taps = session.gradient({"input": PICTURES, "target": TARGETS})
     assert losses == {"error": 0.5, "total": 0.5}
+    assert taps["y"].tolist() == [[13], [5]]
     assert gradients["y"].tolist() == [[1], [0]]
     assert gradients["weight"].tolist() == [[1], [2]]
     assert gradients["bias"].tolist() == [1]
@@ -53,7 +54,7 @@ def test_the_loss_is_the_sum_of_its_parts() -> None:
         return {"one": total, "two": b.op.Mul(total, b.input("factor", ()))}
 
     session = TrainingSession(line(), parts, ["bias"])
-    losses, gradients = session.gradient({"input": PICTURES, "factor": 10})
+    losses, gradients, _ = session.gradient({"input": PICTURES, "factor": 10})
     assert losses == {"one": 18, "two": 180, "total": 198}
     assert gradients["bias"].tolist() == [22]
 
