@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from cnnkit.errors import PluginError as PluginError
     from cnnkit.errors import UsageError as UsageError
     from cnnkit.errors import did_you_mean as did_you_mean
+    from cnnkit.graphs import losses as losses
+    from cnnkit.graphs import schedules as schedules
     from cnnkit.graphs.autodiff.backward import gradients as gradients
+    from cnnkit.graphs.autodiff.rules import RULES as RULES
     from cnnkit.graphs.builder import Builder as Builder
     from cnnkit.graphs.gradient_model import gradient_model as gradient_model
     from cnnkit.graphs.graph import Graph as Graph
@@ -26,8 +29,13 @@ if TYPE_CHECKING:
     from cnnkit.graphs.measure import measure as measure
     from cnnkit.graphs.model import Model as Model
     from cnnkit.graphs.optimizers import SGD as SGD
+    from cnnkit.graphs.optimizers import Adam as Adam
+    from cnnkit.graphs.optimizers import AdamW as AdamW
+    from cnnkit.graphs.planes import Plane as Plane
+    from cnnkit.graphs.planes import planes as planes
     from cnnkit.graphs.targets import Scores as Scores
     from cnnkit.graphs.targets import label_of as label_of
+    from cnnkit.graphs.targets import last_plane as last_plane
     from cnnkit.graphs.targets import resolve_targets as resolve_targets
     from cnnkit.host.context import Context as Context
     from cnnkit.host.context import Settings as Settings
@@ -48,6 +56,12 @@ if TYPE_CHECKING:
     from cnnkit.images.preprocessing import Geometry as Geometry
     from cnnkit.images.preprocessing import Preprocessing as Preprocessing
     from cnnkit.images.preprocessing import resize_map as resize_map
+    from cnnkit.runtime.lbfgs import LBFGS as LBFGS
+    from cnnkit.runtime.lbfgs import Reason as Reason
+    from cnnkit.runtime.minimize import Minimum as Minimum
+    from cnnkit.runtime.minimize import Tolerances as Tolerances
+    from cnnkit.runtime.minimize import minimize as minimize
+    from cnnkit.runtime.minimize import objective_of as objective_of
     from cnnkit.runtime.session import Session as Session
     from cnnkit.runtime.training import TrainingSession as TrainingSession
 
@@ -56,13 +70,15 @@ _ROOMS = {
         "CnnkitError DeviceError ImageError ModelError OutputError PluginError UsageError did_you_mean"
     ),
     "graphs.autodiff.backward": "gradients",
+    "graphs.autodiff.rules": "RULES",
     "graphs.builder": "Builder",
     "graphs.gradient_model": "gradient_model",
     "graphs.graph": "Graph Layer",
     "graphs.measure": "measure",
     "graphs.model": "Model",
-    "graphs.optimizers": "SGD",
-    "graphs.targets": "Scores label_of resolve_targets",
+    "graphs.optimizers": "Adam AdamW SGD",
+    "graphs.planes": "Plane planes",
+    "graphs.targets": "Scores label_of last_plane resolve_targets",
     "host.context": "Context Settings",
     "host.hookspecs": "Network hookimpl",
     "host.host": "Host",
@@ -73,12 +89,16 @@ _ROOMS = {
     "host.result": "Result",
     "images.image": "Image",
     "images.preprocessing": "Geometry Preprocessing resize_map",
+    "runtime.lbfgs": "LBFGS Reason",
+    "runtime.minimize": "Minimum Tolerances minimize objective_of",
     "runtime.session": "Session",
     "runtime.training": "TrainingSession",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
-__all__ = sorted([*_HOMES, "API", "drawing"])
+_MODULES = {"drawing": "images", "losses": "graphs", "schedules": "graphs"}
+
+__all__ = sorted([*_HOMES, *_MODULES, "API"])
 
 
 def __getattr__(name: str) -> Any:
@@ -86,8 +106,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("cnnkit")
-    if name == "drawing":
-        return import_module("cnnkit.images.drawing")
+    if name in _MODULES:
+        return import_module(f"cnnkit.{_MODULES[name]}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'cnnkit' has no attribute '{name}'")
     value = getattr(import_module(f"cnnkit.{_HOMES[name]}"), name)

@@ -1,7 +1,7 @@
 """Gradients of whole networks beside those of torch and TensorFlow: `python tests/networks_table.py PAGE`.
 
-The tests compare one network at a time by `torchvision` and `keras`; the script compares all of them and writes
-the table of docs/networks.md between its two marks.
+The tests compare one network at a time by `torchvision` and `keras`; the script compares all of them, and
+writes the table of docs/networks.md between its two marks.
 """
 
 import argparse
@@ -29,7 +29,16 @@ TOLERANCE = 1e-4
 KEEP_PARAMETERS = ("old-preserve", "new-unoptimized")
 """The exporters that keep every parameter, value for value."""
 KERAS = ("xception", "mobilenet_v2")
-VERSIONS = ("onnxruntime-gpu", "onnx", "numpy", "torch", "torchvision", "onnxscript", "tensorflow-cpu", "keras")
+VERSIONS = (
+    "onnxruntime-gpu",
+    "onnx",
+    "numpy",
+    "torch",
+    "torchvision",
+    "onnxscript",
+    "tensorflow-cpu",
+    "keras",
+)
 MARKS = ("<!-- table -->", "<!-- end of table -->")
 
 Array = NDArray[Any]
@@ -37,7 +46,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Expected:
-    """What another library computes; `gradients` are those of `sum(output * cotangent)`, `input` among them."""
+    """What another library computes; `gradients`, `input` among them, are of `sum(output * cotangent)`."""
 
     picture: Array
     cotangent: Array
@@ -104,9 +113,7 @@ def keras(folder: Path, python: str = sys.executable) -> list[Comparison]:
 
 def _keras(folder: Path, name: str) -> Comparison:
     with np.load(folder / f"{name}.npz") as saved:
-        expected = Expected(
-            saved["x"], saved["cotangent"], saved["output"], {"input": saved["gradient"]}
-        )
+        expected = Expected(saved["x"], saved["cotangent"], saved["output"], {"input": saved["gradient"]})
     return compare(folder / f"{name}.onnx", expected, name, "tf2onnx")
 
 
@@ -159,7 +166,9 @@ def rows(comparisons: Iterable[Comparison]) -> list[str]:
 
 
 def _versions() -> str:
-    installed = {entry.metadata["Name"].lower(): entry.version for entry in importlib.metadata.distributions()}
+    installed = {
+        entry.metadata["Name"].lower(): entry.version for entry in importlib.metadata.distributions()
+    }
     named = [f"{name} {installed[name]}" for name in VERSIONS if name in installed]
     return f"Python {platform.python_version()}, {', '.join(named)}; {platform.machine()}, one thread."
 

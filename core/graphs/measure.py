@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import onnx
 from onnx import TensorProto
@@ -106,13 +107,14 @@ def _trained(graph: Graph) -> dict[str, list[str]]:
     }
     layers = {layer.tensor for layer in graph.layers}
 
-    def weights(name: str) -> list[str]:
+    @cache  # a graph, not a tree: its paths can be without number
+    def weights(name: str) -> tuple[str, ...]:
         if name in floating:
-            return [name]
+            return (name,)
         node = graph.producers.get(name)
         if node is None or node.output[0] in layers:
-            return []
-        return [weight for source in node.input for weight in weights(source)]
+            return ()
+        return tuple(dict.fromkeys(weight for source in node.input for weight in weights(source)))
 
     return {
         tensor: [weight for source in node.input for weight in weights(source)]

@@ -1,15 +1,17 @@
-"""Classes: where a network keeps their scores, and which of them somebody means."""
+"""Classes: where a network keeps their scores, which of them somebody means, and the layer to explain them at."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit.errors import UsageError, did_you_mean
-from cnnkit.graphs.graph import Graph
+from cnnkit.graphs.graph import Graph, Layer
+from cnnkit.graphs.planes import Plane, planes
 
+_REORDERS = {"Identity", "Cast", "Dropout", "Transpose", "Squeeze", "Unsqueeze"}
 _PASSES_THROUGH = {"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Dropout"}
 
 
@@ -54,6 +56,37 @@ def _final_activation(graph: Graph) -> Any:
     while node and node.op_type in _PASSES_THROUGH:
         node = graph.producers.get(node.input[0])
     return node if node and node.op_type in ("Softmax", "LogSoftmax", "Sigmoid") else None
+
+
+class Choice(NamedTuple):
+    """A layer picked by a rule; `reason` is a sentence for people."""
+
+    layer: Layer
+    plane: Plane
+    reason: str
+
+
+def last_plane(graph: Graph, height: int | None = None, width: int | None = None) -> Choice:
+    """The last layer before the scores whose output still has a plane larger than one pixel.
+
+    That is where class activation maps are made: what it holds is as near to the classes as what still knows
+    of places can be. Layers that only reorder what the one before computed do not count. Where no plane is
+    larger, it is the last of one pixel. Raises UsageError for a network without any.
+    """
+    known = planes(graph, height, width)
+    before = graph.extract([logits(graph).tensor]).producers
+    layers = [
+        layer
+        for layer in graph.layers
+        if layer.tensor in before and layer.tensor in known and layer.operator not in _REORDERS
+    ]
+    wide = [layer for layer in layers if known[layer.tensor].height * known[layer.tensor].width > 1]
+    if not layers:
+        raise UsageError("no layer of the network lies over the picture, so there is none to make a map at")
+    layer = (wide or layers)[-1]
+    plane = known[layer.tensor]
+    reason = f"layer '{layer.name}': the last with a plane, {plane}"
+    return Choice(layer, plane, reason if wide else f"{reason}; none is larger than one pixel")
 
 
 def label_of(index: int, labels: Sequence[str]) -> str:

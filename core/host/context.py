@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -11,6 +11,7 @@ import numpy as np
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from cnnkit.graphs.autodiff.rules import Rule
     from cnnkit.graphs.model import Model
     from cnnkit.graphs.training import Loss
     from cnnkit.host.host import Host
@@ -85,15 +86,21 @@ class Context:
         return self.host.session(model, **asdict(self.settings))
 
     def training(
-        self, model: "Model", loss: "Loss", wrt: Sequence[str], taps: Sequence[str] = (), **settings: Any
+        self,
+        model: "Model",
+        loss: "Loss",
+        wrt: Sequence[str],
+        taps: Sequence[str] = (),
+        rules: "Mapping[str, Rule] | None" = None,
+        **settings: Any,
     ) -> "TrainingSession":
         """A session that differentiates `loss`, on the device that the user chose; see `TrainingSession`.
 
         It is kept for the next picture when `loss` equals the last one: a function, or an instance of a
-        frozen dataclass that can be called.
+        frozen dataclass that can be called. `rules` are gradient rules that win over all others.
         """
         where = {"device": self.settings.device, "threads": self.settings.threads}
-        return self.host.training(model, loss, wrt, taps, **where, **settings)
+        return self.host.training(model, loss, wrt, taps, rules, **where, **settings)
 
     def progress(self, items: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:
         """The same items, while a progress bar on the terminal follows them."""

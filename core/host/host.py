@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -19,6 +19,7 @@ from cnnkit import API
 from cnnkit.errors import CnnkitError, ModelError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
+    from cnnkit.graphs.autodiff.rules import Rule
     from cnnkit.graphs.model import Model
     from cnnkit.graphs.training import Loss
     from cnnkit.host.hookspecs import Network
@@ -168,16 +169,24 @@ class Host:
         return _kept(self._sessions, key, lambda: Session(model, **settings))
 
     def training(
-        self, model: "Model", loss: "Loss", wrt: Sequence[str], taps: Sequence[str] = (), **settings: Any
+        self,
+        model: "Model",
+        loss: "Loss",
+        wrt: Sequence[str],
+        taps: Sequence[str] = (),
+        rules: "Mapping[str, Rule] | None" = None,
+        **settings: Any,
     ) -> "TrainingSession":
         """The session that differentiates this loss; the last few are kept. Plugins' gradient rules count.
 
-        `loss` is hashable: a function, or an instance of a frozen dataclass that can be called.
+        `loss` is hashable: a function, or an instance of a frozen dataclass that can be called. `rules` win
+        over those of plugins.
         """
         from cnnkit.runtime.training import TrainingSession
 
-        key = (id(model), loss, *wrt, *taps, *sorted(settings.items()))
-        rules = self.gradient_rules()
+        own = tuple(sorted((rules or {}).items(), key=lambda item: item[0]))
+        key = (id(model), loss, tuple(wrt), tuple(taps), own, *sorted(settings.items()))
+        rules = {**self.gradient_rules(), **dict(own)}
         return _kept(
             self._trainings,
             key,

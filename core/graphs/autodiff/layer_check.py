@@ -221,7 +221,7 @@ class LayerChecker:
         check.verdict = "good"
         if not worst.seen:
             check.verdict = "not checked"
-            check.reason = f"{worst.kinks} of {worst.outputs} outputs lie at a kink"
+            check.reason = f"{worst.kinks} of {worst.outputs} outputs lie at a kink or are rounded coarsely"
         elif worst.error > TOLERANCE and worst.drowned:
             check.verdict, check.reason = "not checked", "it is so flat here that rounding drowns its slope"
         on_runtime = self._on_runtime(check, node, variable, given, found.feeds, run)

@@ -1,6 +1,6 @@
 """Running a graph in float64: onnx's own reference implementation, which is slow and says what is right.
 
-Some of its operators are replaced (seen in onnx 1.23): `Erf` rounds to float32 whatever it is given,
+Some of its operators are replaced (seen in onnx 1.23): `Erf`, and `Gelu` with it, rounds to float32,
 `ConvTranspose` takes minutes for many channels and is wrong for some groups, `MaxPool` forgets the planes in
 its indices when it steps by one, and pools are wrong where ceil_mode lets windows reach over the edge.
 """
@@ -37,6 +37,7 @@ class Reference:
     def __init__(self, model: onnx.ModelProto, computes: Mapping[str, Computes] | None = None) -> None:
         operators: list[type[OpRun]] = [
             Erf,
+            Gelu,
             ConvTranspose,
             MaxPool,
             AveragePool,
@@ -67,6 +68,17 @@ class Erf(OpRun):
 
     def _run(self, x: Array) -> tuple[Array]:
         return (_erf(x).astype(x.dtype),)
+
+
+class Gelu(OpRun):
+    op_domain = ""
+
+    def _run(self, x: Array, approximate: str | None = None) -> tuple[Array]:
+        if approximate == "tanh":
+            inner = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+        else:
+            inner = _erf(x / math.sqrt(2))
+        return ((x * (1 + inner) / 2).astype(x.dtype),)
 
 
 class ConvTranspose(OpRun):

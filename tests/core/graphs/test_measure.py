@@ -66,6 +66,17 @@ def test_a_symbolic_size_that_nobody_gives_leaves_shapes_open() -> None:
     assert measures.parameters == 14_714_688
 
 
+def test_numbers_that_are_read_again_and_again() -> None:
+    """Sixty sums of a number with itself: 2^60 ways lead back to it, and it is counted once."""
+    builder = Builder()
+    scale = builder.constant(np.ones((1, 3, 1, 1), np.float32), "scale")
+    for _ in range(60):
+        scale = builder.op.Add(scale, scale)
+    builder.output(builder.op.Mul(builder.input("input", ["N", 3, 4, 4]), scale, name="scaled"))
+    [row] = measure(Graph.of(builder.model())).rows
+    assert (row.layer.name, row.parameters) == ("scaled", 3)
+
+
 def test_mobilenet_v2(data: Path) -> None:
     graph = Graph.load(data / "weights" / "mobilenet_v2_1.0_224.onnx")
     measures = measure(graph)

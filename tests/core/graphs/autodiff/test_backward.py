@@ -292,6 +292,23 @@ def foreign(*nodes: onnx.NodeProto, shape: tuple[int | str, ...] = (2,), **more:
     return helper.make_model(graph, opset_imports=imports, **more)
 
 
+@pytest.mark.parametrize("wrt, appended", [(["x"], False), (["x", "w"], True), (["w"], True)])
+def test_a_gradient_that_is_a_function_is_only_appended_when_it_is_needed(
+    wrt: list[str], appended: bool
+) -> None:
+    def product(op: Operators, node: Node, dy: Tensor, a: Tensor, b: Tensor) -> Gradients:
+        return op.Mul(dy, b), lambda: op.Mul(dy, op.Neg(op.Neg(a)))
+
+    builder = Builder()
+    x, w = builder.input("x", (2, 3), np.float64), builder.input("w", (3,), np.float64)
+    found = gradients(builder, builder.op.Mul(x, w), wrt, rules={"Mul": product})
+    assert ("Neg" in {node.op_type for node in builder.nodes}) is appended
+    feeds = {"x": random(2, 3), "w": random(3)}
+    expected = {"x": np.broadcast_to(feeds["w"], (2, 3)), "w": feeds["x"].sum(axis=0)}
+    for name, value in run(builder, found, **feeds).items():
+        np.testing.assert_allclose(value, expected[name])
+
+
 def test_a_missing_rule_is_named() -> None:
     builder = Builder.extending(foreign(helper.make_node("Hardmax", ["x"], ["y"], name="last")))
     with pytest.raises(ModelError) as refused:

@@ -1,0 +1,172 @@
+"""The steps of L-BFGS: along the gradient, times what the last steps told about the curvature."""
+
+import math
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cnnkit.runtime.line_search import (
+    FixedStep,
+    Line,
+    MoreThuente,
+    Objective,
+    Point,
+    Rule,
+    StrongWolfe,
+    Vector,
+)
+
+_EPSILON = float(np.finfo(np.float64).eps)
+_RETREATS = 12
+
+
+class Reason(StrEnum):
+    """Why a minimization stopped."""
+
+    GRADIENT = "the gradient became as small as asked for"
+    LOSS = "the loss falls no faster than asked for"
+    ITERATIONS = "all iterations were made"
+    EVALUATIONS = "all evaluations were made"
+    SECONDS = "the time is used up"
+    ASKED = "the caller asked for it"
+    INTERRUPTED = "it was interrupted"
+    NO_DESCENT = "no step along the gradient lowers the loss measurably"
+    NOT_FINITE = "the loss or its gradient is not finite, however short the step"
+
+
+class Iterate(NamedTuple):
+    """Where an iteration ended; number 0 is the start. `step` is a multiple of the direction then taken."""
+
+    number: int
+    loss: float
+    x: Vector
+    gradient: Vector
+    step: float
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Steps along the gradient times an estimate of the inverse curvature, from the last `memory` steps.
+
+    Nocedal and Wright, Numerical Optimization, algorithm 7.4. `search` says how far a step goes.
+    `first_step` is the mean change of a number when nothing is known of the curvature (0.1 of a grey level
+    is right for pictures); by default it is the search's own. `damped` keeps a method without a search from
+    running away (crowsonkb/style_transfer): steps are shortened until the memory is full, and a pair of
+    little or negative curvature is bent (Powell 1978, Nocedal and Wright procedure 18.2) in place of being
+    left out. `least_curvature` is that below which a pair is left out in any case.
+    """
+
+    memory: int = 10
+    search: Rule = field(default_factory=MoreThuente)
+    first_step: float | None = None
+    damped: bool = False
+    least_curvature: float = 0.0
+
+    @staticmethod
+    def as_crowsonkb(memory: int = 10, first_step: float = 0.1) -> "LBFGS":
+        """Damped steps of one evaluation each, as crowsonkb/style_transfer takes them, and with bent pairs."""
+        return LBFGS(memory, FixedStep(), first_step, damped=True)
+
+    @staticmethod
+    def as_scipy(memory: int = 10, evaluations: int = 20) -> "LBFGS":
+        """The steps of scipy.optimize.fmin_l_bfgs_b without bounds; its m and maxls."""
+        return LBFGS(memory, MoreThuente(evaluations))
+
+    @staticmethod
+    def as_torch(rate: float = 1.0, memory: int = 100, strong_wolfe: bool = False) -> "LBFGS":
+        """The steps of torch.optim.LBFGS; its lr, history_size and line_search_fn."""
+        search = StrongWolfe(rate) if strong_wolfe else FixedStep(rate)
+        return LBFGS(memory, search, least_curvature=1e-10)
+
+    def iterates(self, objective: Objective, start: ArrayLike) -> Generator[Iterate, None, Reason]:
+        """The start and where each iteration ends, on and on; returned is the reason why there is no more."""
+        x = np.array(start, np.float64).ravel()
+        loss, gradient = objective(x)
+        here = best = Point(0.0, loss, 0.0, x, gradient)
+        memory = _Memory(self.memory)
+        for number in count():
+            yield Iterate(number, here.loss, here.x, here.gradient, here.step)
+            after = self._advance(objective, here, memory, number)
+            while isinstance(after, Reason):
+                if not memory.pairs:
+                    return after
+                memory.pairs.clear()
+                if after is Reason.NOT_FINITE:
+                    here = best
+                after = self._advance(objective, here, memory, number)
+            here = after
+            best = here if here.loss < best.loss else best
+        raise AssertionError
+
+    def _advance(self, objective: Objective, here: Point, memory: "_Memory", number: int) -> Point | Reason:
+        """One step, which is remembered; or why there is none."""
+        line = Line(objective, here, memory.direction(here.gradient))
+        if not (math.isfinite(here.loss) and math.isfinite(line.start.slope)):
+            return Reason.NOT_FINITE
+        if line.start.slope >= 0:
+            return Reason.NO_DESCENT
+        after = self._search(line, self._trial(line, memory, number))
+        if isinstance(after, Point):
+            least = max(self.least_curvature, -_EPSILON * line.start.slope * after.step)
+            memory.add(after.x - here.x, after.gradient - here.gradient, least, bend=self.damped)
+        return after
+
+    def _trial(self, line: Line, memory: "_Memory", number: int) -> float:
+        if self.first_step and not memory.pairs:
+            return self.first_step / float(np.abs(line.direction).mean())
+        step = self.search.trial(line.start.gradient, number, fresh=not memory.pairs)
+        return step * (len(memory.pairs) or self.memory) / self.memory if self.damped else step
+
+    def _search(self, line: Line, step: float) -> Point | Reason:
+        for _ in range(_RETREATS):
+            try:
+                return self.search.search(line, step) or Reason.NO_DESCENT
+            except ArithmeticError:  # also of an interpolation through what is hardly a number
+                if line.lowest:
+                    return line.lowest
+                step /= 10
+        return Reason.NOT_FINITE
+
+
+class _Memory:
+    """The latest steps s and what the gradient changed by along them, y; with s·y."""
+
+    def __init__(self, size: int) -> None:
+        self.pairs: deque[tuple[Vector, Vector, float]] = deque(maxlen=size)
+
+    @property
+    def scale(self) -> float:
+        """The inverse curvature in a direction of which nothing is known."""
+        _, y, curvature = self.pairs[-1]
+        return curvature / float(y @ y)
+
+    def direction(self, gradient: Vector) -> Vector:
+        """Minus the gradient times the inverse curvature, by the two loops."""
+        direction = -gradient
+        shares = []
+        for s, y, curvature in reversed(self.pairs):
+            shares.append(float(s @ direction) / curvature)
+            direction -= shares[-1] * y
+        if self.pairs:
+            direction *= self.scale
+        for (s, y, curvature), share in zip(self.pairs, reversed(shares), strict=True):
+            direction += (share - float(y @ direction) / curvature) * s
+        return direction
+
+    def add(self, s: Vector, y: Vector, least: float, bend: bool) -> None:
+        """Remember a pair whose curvature s·y is above `least`; with `bend` it is first made positive."""
+        curvature = float(s @ y)
+        if bend and self.pairs:
+            usual = float(s @ s) / self.scale
+            if curvature < 0.2 * usual:
+                share = 0.8 * usual / (usual - curvature)
+                y = share * y + (1 - share) / self.scale * s
+                curvature = float(s @ y)
+        if curvature > least and math.isfinite(curvature):
+            self.pairs.append((s, y, curvature))

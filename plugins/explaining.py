@@ -1,0 +1,352 @@
+"""What operations share that explain a score: their options, the question, its gradients, what is shown."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit import (
+    Builder,
+    Context,
+    Geometry,
+    Image,
+    Model,
+    Option,
+    Scores,
+    drawing,
+    label_of,
+    measure,
+    resolve_targets,
+)
+from cnnkit.plugins.tiles import parse_colourmap
+
+MOST_PICTURES = 20
+"""Beyond so many targets only the one with the highest score is drawn; the arrays hold all of them."""
+MOST_TOGETHER = 8
+"""Pictures in one run of a gradient: on a CPU more were seen to gain nothing."""
+MEMORY = 512 << 20
+"""Bytes that one run of a gradient may take for activations."""
+
+SEEN = 99.5
+"""Per cent of the pixels of a fine map that its colours tell apart."""
+
+NOUNS = {"logits": "logit", "probabilities": "probability"}
+
+Array = NDArray[np.float32]
+
+
+# Options: each operation takes from these what it has
+
+
+def parse_target(value: Any) -> str:
+    """An index, a label, or several of them in a list, as a person would type them."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+Target = Annotated[
+    str,
+    Option(
+        "classes: top, top:K, index, label, all, or several with commas",
+        parse=parse_target,
+        completes="labels",
+    ),
+]
+Score = Annotated[
+    Literal["logits", "probabilities"],
+    Option("what is explained; probabilities also rise when other classes fall, and saturate"),
+]
+Sign = Literal["signed", "positive"]
+ColourMap = Annotated[
+    str | None, Option("colour map (default: blue-red if signed, else magma)", parse=parse_colourmap)
+]
+Alpha = Annotated[float, Option("opacity of the map on the picture", min=0, max=1)]
+Smooth = Annotated[
+    float | None,
+    Option(
+        "deviation of the Gaussian that the drawn map is smoothed with, in pixels of the network's input; "
+        "0 for none (default: a hundredth of the input)",
+        min=0,
+    ),
+]
+Plain = Annotated[bool, Option("the overlaid picture at its own size, no caption, no legend")]
+Check = Annotated[
+    bool, Option("also test the explanation: does it add up, and does it depend on weights and class?")
+]
+
+
+class Drawn(Protocol):
+    """The options of whatever draws a map."""
+
+    @property
+    def colourmap(self) -> str | None: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def plain(self) -> bool: ...
+
+
+# The question
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Why does the network give these classes their scores on this picture?
+
+    `tensor` is the network's input without its batch dimension, `scores` (classes,) are the watched ones of
+    every class, `targets` the classes asked about, `prediction` what the network says.
+    """
+
+    picture: Image
+    model: Model
+    seen: Image
+    geometry: Geometry
+    tensor: Array
+    watched: Scores
+    noun: str
+    scores: Array
+    targets: tuple[int, ...]
+    prediction: dict[str, Any]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the network's input."""
+        return self.seen.size
+
+    @property
+    def channel_axis(self) -> int:
+        """Of `tensor`."""
+        return 0 if self.model.preprocessing.layout == "nchw" else 2
+
+    def about(self, model: Model, targets: Sequence[int]) -> "Question":
+        """The same of another network with the same tensors, or of other classes."""
+        return replace(self, model=model, targets=tuple(targets))
+
+    def label(self, index: int) -> str:
+        return label_of(index, self.model.labels)
+
+    def said(self, index: int) -> dict[str, Any]:
+        """A target as the data of a result have it."""
+        return {"class": index, "label": self.label(index), "score": float(self.scores[index])}
+
+
+def ask(picture: Image, model: Model, target: str, score: str, context: Context) -> Question:
+    """Show the network the picture, and find out which classes `target` means."""
+    prepared = model.preprocessing.apply(picture)
+    watched = model.logits if score == "logits" else model.probabilities
+    outputs = context.session(model).run(
+        prepared.tensor, [model.logits.tensor, model.probabilities.tensor]
+    )
+    scores = watched.of(outputs)[0]
+    probabilities = model.probabilities.of(outputs)[0]
+    best = int(probabilities.argmax())
+    return Question(
+        picture,
+        model,
+        prepared.picture,
+        prepared.geometry,
+        prepared.tensor[0],
+        watched,
+        NOUNS[score],
+        scores,
+        tuple(resolve_targets(target, model.labels, scores)),
+        {
+            "class": best,
+            "label": label_of(best, model.labels),
+            "probability": float(probabilities[best]),
+        },
+    )
+
+
+# Its gradients
+
+
+@dataclass(frozen=True)
+class ScoreOfClass:
+    """The loss whose gradient explains: each picture's score of its own class, which is fed as `class`."""
+
+    scores: Scores
+
+    def __call__(self, builder: Builder, tap: Any) -> dict[str, Any]:
+        op = builder.op
+        values = op.Flatten(tap(self.scores.tensor), axis=1)
+        if self.scores.softmax:
+            values = op.Softmax(values, axis=1)
+        classes = builder.input("class", [values.shape[0] or "batch"], np.int64)
+        chosen = op.GatherElements(values, op.Unsqueeze(classes, [1]), axis=1)
+        return {"score": op.ReduceSum(chosen, keepdims=0)}
+
+
+class Slope(NamedTuple):
+    """The gradient of one picture's score, and the layers' values, by the names they were asked for under."""
+
+    gradients: dict[str, Array]
+    values: dict[str, Array]
+
+
+class Slopes:
+    """Gradients of the scores of classes with respect to the picture (`input`) or layers, in batches.
+
+    The class is fed, so one session serves every class and picture of a network.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        context: Context,
+        wrt: Sequence[str] = ("input",),
+        taps: Sequence[str] = (),
+        rules: Mapping[str, Any] | None = None,
+    ) -> None:
+        model, size = question.model, question.size
+        loss = ScoreOfClass(question.watched)
+        self._session = context.training(model, loss, wrt, taps, rules, size=size)
+        self._fixed = model.graph.batch
+        settings = context.settings
+        needed = 2 * sum(
+            4 * int(np.prod([size or 1 for size in row.shape or ()]))
+            for row in measure(model.graph, *size).rows
+        )
+        fitting = (settings.max_memory or MEMORY) // max(1, needed // (self._fixed or 1))
+        self._together = self._fixed or settings.batch or max(1, min(MOST_TOGETHER, fitting))
+
+    def map(self, pairs: Iterable[tuple[Array, int]]) -> Iterator[Slope]:
+        """One for each (input without batch dimension, class), in order; only a batch is held at a time."""
+        remaining = iter(pairs)
+        while chunk := list(islice(remaining, self._together)):
+            count = len(chunk)
+            chunk += chunk[-1:] * ((self._fixed or count) - count)
+            found = self._session.gradient(
+                {
+                    "input": np.stack([tensor for tensor, _ in chunk]),
+                    "class": np.array([target for _, target in chunk]),
+                }
+            )
+            for index in range(count):
+                yield Slope(
+                    {name: _of_one(value, index) for name, value in found.gradients.items()},
+                    {name: _of_one(value, index) for name, value in found.taps.items()},
+                )
+
+
+def _of_one(values: NDArray[Any], index: int) -> Array:
+    return np.asarray(values[index], np.float32)
+
+
+# What is told
+
+
+def described(question: Question, remarks: Sequence[str], *below: str) -> str:
+    """The prediction, a line for each target, and what else there is to say."""
+    lines = [
+        f"{question.picture.name}  {short(question.prediction['label'])} "
+        f"{question.prediction['probability']:.3f}"
+    ]
+    for index, remark in list(zip(question.targets, remarks, strict=True))[:MOST_PICTURES]:
+        score = f"{question.noun} {question.scores[index]:.3g}"
+        lines.append(f"  {short(question.label(index))}: {score}, {remark}")
+    if len(question.targets) > MOST_PICTURES:
+        lines.append(f"  and {len(question.targets) - MOST_PICTURES} more classes")
+    return "\n".join([*lines, *(f"  {line}" for line in below)])
+
+
+def short(label: str) -> str:
+    """The first of a label's synonyms."""
+    return label.split(",")[0]
+
+
+def extremes(question: Question, heat: Array) -> dict[str, Any]:
+    """The range of a map over the network's input, and where on the picture its highest value lies."""
+    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    geometry = question.geometry
+    # The middle of the cell that holds the highest value.
+    places = [(float(place) + 0.5) for place in (row, column)]
+    at = [on_picture(place * geometry.network[axis] / heat.shape[axis], axis, geometry)
+          for axis, place in enumerate(places)]  # fmt: skip
+    row, column = (min(int(place), size - 1) for place, size in zip(at, geometry.picture, strict=True))
+    return {
+        "lowest": float(heat.min()),
+        "highest": float(heat.max()),
+        "place": {"row": int(row), "column": int(column)},
+    }
+
+
+def on_picture(edge: float, axis: int, geometry: Geometry) -> float:
+    """An edge in the network's input, 0 down or 1 across, in pixels of the picture."""
+    (first, last), (start, stop) = geometry.placed[axis::2], geometry.seen[axis::2]
+    return min(max(start + (edge - first) * (stop - start) / (last - first), start), stop)
+
+
+# What is shown
+
+
+def shown(question: Question, context: Context) -> dict[int, str]:
+    """The numbers of the targets that get a picture, and the part of its name; a single one has none."""
+    targets = question.targets
+    if len(targets) == 1 or len(targets) > MOST_PICTURES:
+        if len(targets) > 1:
+            context.say(
+                f"{question.picture.name}: the arrays hold all {len(targets)} targets, "
+                "the picture shows the best"
+            )
+        return {max(range(len(targets)), key=lambda number: question.scores[targets[number]]): ""}
+    parts: dict[int, str] = {}
+    for number, index in enumerate(targets):
+        part = re.sub(r"\W+", "-", short(question.label(index)).lower()).strip("-")
+        parts[number] = f"{part}-{index}" if part in parts.values() else part
+    return parts
+
+
+def draw(
+    question: Question,
+    target: int,
+    heat: Array,
+    options: Drawn,
+    sign: str,
+    legend: str,
+    high: float | None = None,
+) -> Image:
+    """A map over the network's input, of any resolution, on the picture.
+
+    A signed one has white for zero; of a "positive" one only what is above zero counts. `high` is where the
+    colours end, by default the largest value.
+    """
+    heat, low = question.geometry.to_picture(heat, outside=np.nan), None
+    if sign == "positive":
+        heat, low = np.maximum(heat, 0), 0.0
+    colourmap = options.colourmap or ("blue-red" if sign == "signed" else "magma")
+    if options.plain:
+        return drawing.overlay(question.picture.flattened(), heat, colourmap, options.alpha, low, high)
+    label = short(question.label(target))
+    caption = f"{label}: {question.noun} {drawing.compact(float(question.scores[target]))}"
+    return drawing.heat_figure(
+        question.picture, heat, caption, legend, colourmap, options.alpha, low, high
+    )
+
+
+
+def fine(question: Question, heat: Array, smooth: float | None) -> tuple[Array, float]:
+    """A map of single pixels as it is drawn, and the magnitude where its colours end.
+
+    Single pixels speckle, so each becomes the mean around it, by a Gaussian of `smooth` pixels. And a few
+    stick out so far that everything else would be one colour.
+    """
+    heat = _blurred(heat, min(question.size) / 100 if smooth is None else smooth)
+    high = float(np.percentile(np.abs(heat), SEEN))
+    return heat, high or float(np.abs(heat).max())
+
+
+def _blurred(heat: Array, deviation: float) -> Array:
+    reach = int(np.ceil(3 * deviation))
+    if not reach:
+        return heat
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        margin = [(reach, reach) if side == axis else (0, 0) for side in (0, 1)]
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(heat, margin, "edge"), len(weights), axis)
+        heat = (windows @ weights).astype(np.float32)
+    return heat
