@@ -42,9 +42,9 @@ class CamOptions:
     """
 
     target: Target = "top"
-    sign: Annotated[
-        Sign, Option("signed: what lowers the logit is blue; positive: only what raises it")
-    ] = "signed"
+    sign: Annotated[Sign, Option("signed: what lowers the logit is blue; positive: only what raises it")] = (
+        "signed"
+    )
     colourmap: ColourMap = None
     alpha: Alpha = 0.6
     plain: Plain = False
@@ -85,7 +85,9 @@ def cam(picture: Image, model: Model, options: CamOptions, context: Context) -> 
     }
 
     pictures = {
-        part: draw(question, question.targets[number], kept[number], options, options.sign, "share in the logit")
+        part: draw(
+            question, question.targets[number], kept[number], options, options.sign, "share in the logit"
+        )
         for number, part in shown(question, context).items()
     }
     below = [reason]

@@ -1,12 +1,24 @@
 """Several explanations of one picture on one sheet."""
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, Any
 
 import numpy as np
 
-from cnnkit import CnnkitError, Context, Image, Model, Operation, Option, Result, drawing, hookimpl, resize_map
+from cnnkit import (
+    CnnkitError,
+    Context,
+    Image,
+    Model,
+    Operation,
+    Option,
+    Result,
+    drawing,
+    hookimpl,
+    resize_map,
+)
 from cnnkit.plugins.explaining import Array, Target, ask, short
 from cnnkit.plugins.sanity import spearman
 
@@ -65,12 +77,14 @@ def compare(picture: Image, model: Model, options: CompareOptions, context: Cont
                 heat = result.arrays["heatmap"][0]
                 found.setdefault(method, []).append(resize_map(heat, *question.size))
     several = len(question.targets) > 1
-    columns = options.columns or (len(options.methods) + 1 if several else None)
+    columns = options.columns or (len(options.methods) + 1 if several else math.ceil(math.sqrt(len(tiles))))
     title = f"{picture.name}: {short(question.prediction['label'])} {question.prediction['probability']:.2f}"
     pictures[""] = drawing.contact_sheet(tiles, columns, options.width, title)
 
     alike = {
-        f"{first} / {second}": float(np.mean([spearman(*pair) for pair in zip(found[first], found[second], strict=True)]))
+        f"{first} / {second}": float(
+            np.mean([spearman(*pair) for pair in zip(found[first], found[second], strict=True)])
+        )
         for first, second in combinations(found, 2)
     }
     data = {

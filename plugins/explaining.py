@@ -1,10 +1,13 @@
 """What operations share that explain a score: their options, the question, its gradients, what is shown."""
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from itertools import islice
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +40,7 @@ SEEN = 99.5
 NOUNS = {"logits": "logit", "probabilities": "probability"}
 
 Array = NDArray[np.float32]
+Found = TypeVar("Found")
 
 
 # Options: each operation takes from these what it has
@@ -92,6 +96,23 @@ class Drawn(Protocol):
 # The question
 
 
+def per_model(function: Callable[..., Found]) -> Callable[..., Found]:
+    """Remembers what a function of a network and more finds, as long as the network lives.
+
+    Going through a graph takes longer than running a small network, and every picture would do it again.
+    """
+    known: WeakKeyDictionary[Model, dict[Any, Found]] = WeakKeyDictionary()
+
+    @wraps(function)
+    def remembered(model: Model, *more: Any) -> Found:
+        found = known.setdefault(model, {})
+        if more not in found:
+            found[more] = function(model, *more)
+        return found[more]
+
+    return remembered
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """Why does the network give these classes their scores on this picture?
@@ -137,9 +158,7 @@ def ask(picture: Image, model: Model, target: str, score: str, context: Context)
     """Show the network the picture, and find out which classes `target` means."""
     prepared = model.preprocessing.apply(picture)
     watched = model.logits if score == "logits" else model.probabilities
-    outputs = context.session(model).run(
-        prepared.tensor, [model.logits.tensor, model.probabilities.tensor]
-    )
+    outputs = context.session(model).run(prepared.tensor, [model.logits.tensor, model.probabilities.tensor])
     scores = watched.of(outputs)[0]
     probabilities = model.probabilities.of(outputs)[0]
     best = int(probabilities.argmax())
@@ -206,10 +225,7 @@ class Slopes:
         self._session = context.training(model, loss, wrt, taps, rules, size=size)
         self._fixed = model.graph.batch
         settings = context.settings
-        needed = 2 * sum(
-            4 * int(np.prod([size or 1 for size in row.shape or ()]))
-            for row in measure(model.graph, *size).rows
-        )
+        needed = 2 * _bytes_of_activations(model, size)
         fitting = (settings.max_memory or MEMORY) // max(1, needed // (self._fixed or 1))
         self._together = self._fixed or settings.batch or max(1, min(MOST_TOGETHER, fitting))
 
@@ -230,6 +246,12 @@ class Slopes:
                     {name: _of_one(value, index) for name, value in found.gradients.items()},
                     {name: _of_one(value, index) for name, value in found.taps.items()},
                 )
+
+
+@per_model
+def _bytes_of_activations(model: Model, size: tuple[int, int]) -> int:
+    shapes = (row.shape or () for row in measure(model.graph, *size).rows)
+    return sum(4 * math.prod(side or 1 for side in shape) for shape in shapes)
 
 
 def _of_one(values: NDArray[Any], index: int) -> Array:
@@ -322,10 +344,7 @@ def draw(
         return drawing.overlay(question.picture.flattened(), heat, colourmap, options.alpha, low, high)
     label = short(question.label(target))
     caption = f"{label}: {question.noun} {drawing.compact(float(question.scores[target]))}"
-    return drawing.heat_figure(
-        question.picture, heat, caption, legend, colourmap, options.alpha, low, high
-    )
-
+    return drawing.heat_figure(question.picture, heat, caption, legend, colourmap, options.alpha, low, high)
 
 
 def fine(question: Question, heat: Array, smooth: float | None) -> tuple[Array, float]:

@@ -49,6 +49,7 @@ from cnnkit.plugins.explaining import (
     draw,
     extremes,
     parse_target,
+    per_model,
     shown,
 )
 from cnnkit.plugins.sanity import examine
@@ -145,6 +146,7 @@ class Spot(NamedTuple):
         return np.moveaxis(values, self.plane.axis - 1, 0).astype(np.float64)
 
 
+@per_model
 def spots(model: Model, patterns: str | None, size: tuple[int, int]) -> list[Spot]:
     """The layers that the patterns name, or the last with a plane. Raises UsageError for one without."""
     if patterns is None:
@@ -180,7 +182,9 @@ def by_gradient(
     names = [spot.layer.tensor for spot in at]
     slopes = Slopes(question, context, names, taps=names)
     pairs = ((question.tensor, target) for target in question.targets)
-    for slope in context.progress(slopes.map(pairs), len(question.targets), f"{question.picture.name}: classes"):
+    for slope in context.progress(
+        slopes.map(pairs), len(question.targets), f"{question.picture.name}: classes"
+    ):
         maps = []
         for spot, name in zip(at, names, strict=True):
             values, gradient = spot.of(slope.values[name]), spot.of(slope.gradients[name])
@@ -189,9 +193,7 @@ def by_gradient(
         yield maps
 
 
-def by_masking(
-    question: Question, at: Sequence[Spot], most: int, context: Context
-) -> Iterator[list[Made]]:
+def by_masking(question: Question, at: Sequence[Spot], most: int, context: Context) -> Iterator[list[Made]]:
     """As `by_gradient`, for scorecam; every target shares the masked pictures."""
     session, targets = context.session(question.model), list(question.targets)
     tensors = session.run(question.tensor[None], [spot.layer.tensor for spot in at])
@@ -282,9 +284,7 @@ def run(picture: Image, model: Model, options: GradCamOptions, context: Context)
     found = explain(question)
     raw = [np.stack([maps[place].values for maps in found]) for place in range(len(at))]
     kept = [np.maximum(one, 0) if options.sign == "positive" else one for one in raw]
-    heatmap = np.stack(
-        [fused([one[number] for one in kept], question.size) for number in range(len(found))]
-    )
+    heatmap = np.stack([fused([one[number] for one in kept], question.size) for number in range(len(found))])
     arrays = {"classes": np.array(question.targets), "heatmap": heatmap}
     for spot, one in zip(at, raw, strict=True):
         arrays["map" if len(at) == 1 else f"map.{file_safe(spot.layer.name)}"] = one
@@ -320,7 +320,9 @@ def run(picture: Image, model: Model, options: GradCamOptions, context: Context)
     if options.check:
 
         def again(question: Question) -> Array:
-            return np.stack([fused([one.values for one in maps], question.size) for maps in explain(question)])
+            return np.stack(
+                [fused([one.values for one in maps], question.size) for maps in explain(question)]
+            )
 
         data["check"], verdicts = examine(question, again, context)
         below += verdicts

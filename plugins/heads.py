@@ -95,7 +95,9 @@ def _dense(
         return None
     if node.op_type == "Conv":
         plane = known.get(node.input[0])
-        single = plane is not None and plane.height * plane.width == 1 and (_attribute(node, "group") or 1) == 1
+        single = (
+            plane is not None and plane.height * plane.width == 1 and (_attribute(node, "group") or 1) == 1
+        )
         return (kernel[:, :, 0, 0], bias) if single and kernel.shape[2:] == (1, 1) else None
     if kernel.ndim != 2:
         return None

@@ -52,10 +52,13 @@ class IntegratedGradientsOptions:
             parse=parse_baseline,
         ),
     ] = (127.5, 127.5, 127.5)
-    baseline_picture: Annotated[Image | None, Option("a picture as the baseline, at the size of this one")] = None
+    baseline_picture: Annotated[
+        Image | None, Option("a picture as the baseline, at the size of this one")
+    ] = None
     steps: Annotated[int, Option("points on the way", min=1)] = 50
     multiply: Annotated[
-        bool, Option("times the difference to the baseline; else only the mean gradient, as tf-explain has it")
+        bool,
+        Option("times the difference to the baseline; else only the mean gradient, as tf-explain has it"),
     ] = True
     target: Target = "top"
     score: Score = "logits"
@@ -82,9 +85,7 @@ def attributions(
     points, weights = quadrature(options.steps)
     slopes = Slopes(question, context)
     way = question.tensor - baseline
-    pairs = (
-        (baseline + np.float32(point) * way, target) for target in question.targets for point in points
-    )
+    pairs = ((baseline + np.float32(point) * way, target) for target in question.targets for point in points)
     count = len(question.targets) * options.steps
     found = context.progress(slopes.map(pairs), count, f"{question.picture.name}: steps")
     result = np.zeros((len(question.targets), *way.shape), np.float32)
@@ -150,7 +151,9 @@ def integrated_gradients(
         }
         data["check"], below = examine(
             question,
-            lambda question: attributions(question, baseline, options, context).sum(question.channel_axis + 1),
+            lambda question: attributions(question, baseline, options, context).sum(
+                question.channel_axis + 1
+            ),
             context,
             adds_up,
         )

@@ -61,9 +61,7 @@ class OcclusionOptions:
     ] = (127.5, 127.5, 127.5)
     target: Target = "top"
     score: Score = "logits"
-    sign: Annotated[
-        Sign, Option("signed: zero is white; positive: only where the score falls")
-    ] = "signed"
+    sign: Annotated[Sign, Option("signed: zero is white; positive: only where the score falls")] = "signed"
     colourmap: ColourMap = None
     alpha: Alpha = 0.6
     blocks: Annotated[bool, Option("draw the map window by window, not smoothly")] = False

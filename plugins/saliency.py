@@ -73,7 +73,8 @@ class SaliencyOptions:
         float, Option("their standard deviation, as a share of the input's max - min", min=0)
     ] = 0.15
     deviation: Annotated[
-        float | None, Option("their standard deviation in the network's own numbers (in place of --noise)", min=0)
+        float | None,
+        Option("their standard deviation in the network's own numbers (in place of --noise)", min=0),
     ] = None
     target: Target = "top"
     score: Score = "logits"

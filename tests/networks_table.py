@@ -38,6 +38,7 @@ VERSIONS = (
     "onnxscript",
     "tensorflow-cpu",
     "keras",
+    "tf2onnx",
 )
 MARKS = ("<!-- table -->", "<!-- end of table -->")
 
@@ -167,7 +168,8 @@ def rows(comparisons: Iterable[Comparison]) -> list[str]:
 
 def _versions() -> str:
     installed = {
-        entry.metadata["Name"].lower(): entry.version for entry in importlib.metadata.distributions()
+        entry.metadata["Name"].lower().replace("_", "-"): entry.version
+        for entry in importlib.metadata.distributions()
     }
     named = [f"{name} {installed[name]}" for name in VERSIONS if name in installed]
     return f"Python {platform.python_version()}, {', '.join(named)}; {platform.machine()}, one thread."

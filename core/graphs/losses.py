@@ -83,7 +83,7 @@ def style(op: Operators, features: Tensor, target: Target, divided_by: GramDivis
     """A quarter of the mean squared difference of Gram matrices.
 
     `target` is the Gram matrix of the style, [C, C] or [N, C, C], divided as `divided_by` says by its own
-    sizes. With "positions" this is E of Gatys et al. 2016 (arXiv:1508.06576, equation 4), also for a style of
+    sizes. With "positions" this is E of Gatys et al. 2015 (arXiv:1508.06576, equation 4), also for a style of
     another size; other programs' style losses are multiples of it.
     """
     return _only(op.Mul(mean_squared_error(op, gram(op, features, divided_by), target), 0.25))
@@ -106,8 +106,8 @@ def total_variation_power(
 ) -> Tensor:
     """sum((dx² + dy²)^(power / 2)) over the pixels that have a neighbour to the right and one below.
 
-    From Mahendran and Vedaldi 2015 (arXiv:1412.0035, section 2.2), whose beta `power` is. 1 is the isotropic
-    total variation (Rudin, Osher, Fatemi 1992), 2 is twice that of jcjohnson, 2.5 that of Keras's example.
+    From Mahendran and Vedaldi 2015 (arXiv:1412.0035), whose beta is `power`. 1 is the isotropic variation of
+    Rudin, Osher and Fatemi 1992, 2 is twice that of jcjohnson, 2.5 is that of Keras's example.
     """
     corner, right, below, _ = _corners(op, picture, axes)
     dx, dy = op.Sub(right, corner), op.Sub(below, corner)

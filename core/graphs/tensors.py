@@ -7,7 +7,7 @@ graph whose inputs have known sizes has known sizes everywhere.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -166,12 +166,12 @@ def infer(
     ]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _schema(operator: str, version: int, domain: str) -> defs.OpSchema | None:
     return defs.get_schema(operator, version, domain) if defs.has(operator, version, domain) else None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imports(opsets: tuple[tuple[str, int], ...]) -> list[onnx.OperatorSetIdProto]:
     return [helper.make_opsetid(domain, version) for domain, version in opsets]
 

@@ -70,7 +70,7 @@ class LBFGS:
 
     @staticmethod
     def as_crowsonkb(memory: int = 10, first_step: float = 0.1) -> "LBFGS":
-        """Damped steps of one evaluation each, as crowsonkb/style_transfer takes them, and with bent pairs."""
+        """Damped steps of one evaluation each, as crowsonkb/style_transfer takes them, with bent pairs."""
         return LBFGS(memory, FixedStep(), first_step, damped=True)
 
     @staticmethod

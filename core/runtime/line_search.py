@@ -91,9 +91,9 @@ class StrongWolfe(FixedStep):
 
     def search(self, line: Line, step: float) -> Point | None:
         start = before = line.start
-        point, left = line(step), self.evaluations
-        while left:
-            risen = left < self.evaluations - 1 and point.loss >= before.loss
+        point, tries = line(step), self.evaluations
+        while tries:
+            risen = tries < self.evaluations - 1 and point.loss >= before.loss
             if risen or not falls(start, point, 1e-4):
                 break
             if abs(point.slope) <= -0.9 * start.slope:
@@ -102,20 +102,20 @@ class StrongWolfe(FixedStep):
                 break
             reach = (point.step + 0.01 * (point.step - before.step), 10 * point.step)
             before, point = point, line(_minimum_between(before, point, reach))
-            left -= 1
-        return self._between(line, before if left else start, point, left)
+            tries -= 1
+        return self._between(line, before if tries else start, point, tries)
 
-    def _between(self, line: Line, one: Point, other: Point, left: int) -> Point | None:
+    def _between(self, line: Line, one: Point, other: Point, tries: int) -> Point | None:
         """A good point between two, of which the lower one falls towards the other."""
         low, high = (one, other) if one.loss <= other.loss else (other, one)
         was_close = False
         size = float(np.abs(line.direction).max())
-        while left and abs(high.step - low.step) * size >= self.shortest:
-            ends = sorted((low, high), key=lambda end: end.step)
-            step = _minimum_between(*ends)
-            step, was_close = _off_the_ends(step, ends[0].step, ends[1].step, was_close)
+        while tries and abs(high.step - low.step) * size >= self.shortest:
+            left, right = sorted((low, high), key=lambda end: end.step)
+            step = _minimum_between(left, right)
+            step, was_close = _off_the_ends(step, left.step, right.step, was_close)
             point = line(step)
-            left -= 1
+            tries -= 1
             if not falls(line.start, point, 1e-4) or point.loss >= low.loss:
                 high = point
                 low, high = (low, high) if low.loss <= high.loss else (high, low)
@@ -156,9 +156,9 @@ class MoreThuente:
 
             # Until a step descended, what is sought is a minimum of the loss minus the fall asked for.
             tilt = 0.0 if descended or enough or point.loss > low.loss else 1e-3 * start.slope
-            ends = [_tilted(end, tilt) for end in (low, high, point)]
-            step, across = _next_step(*ends, bracketed, shortest, longest)
-            rises = ends[2].loss > ends[0].loss
+            near, far, new = (_tilted(end, tilt) for end in (low, high, point))
+            step, across = _next_step(near, far, new, bracketed, shortest, longest)
+            rises = new.loss > near.loss
             low, high = (low, point) if rises else (point, low if across else high)
             bracketed |= rises or across
 

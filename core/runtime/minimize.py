@@ -189,7 +189,7 @@ class _Convergence:
 
     def __init__(self, tolerances: Tolerances) -> None:
         self._tolerances = tolerances
-        self._before = math.nan
+        self._first = self._before = math.nan
         self._calm = 0
         self._smallest = 0.0
 
@@ -197,10 +197,13 @@ class _Convergence:
         wanted = self._tolerances
         largest = float(np.abs(iterate.gradient).max(initial=0.0))
         if not iterate.number:
+            self._first = iterate.loss
             self._smallest = max(wanted.gradient * largest, wanted.gradient_floor)
         size = max(abs(self._before), abs(iterate.loss), wanted.loss_floor)
         calm = abs(self._before - iterate.loss) <= wanted.loss * size
         self._before, self._calm = iterate.loss, self._calm + 1 if calm else 0
         if largest <= self._smallest:
             return Reason.GRADIENT
-        return Reason.LOSS if self._calm >= wanted.patience else None
+        if self._calm >= wanted.patience:
+            return Reason.LOSS if iterate.loss < self._first else Reason.NO_DESCENT
+        return None

@@ -15,7 +15,7 @@ from cnnkit.graphs.builder import Operators
 from cnnkit.graphs.tensors import Tensor
 
 Array = NDArray[Any]
-ONE = np.float32(1)
+ONE = np.ones((), np.float32)
 
 
 def value_and_slope(loss: Callable[..., Tensor], *arrays: Any, **named: Any) -> tuple[float, Array]:
@@ -107,14 +107,14 @@ def test_style_does_not_ask_how_large_a_picture_is() -> None:
     assert np.abs(slope).max() < 1e-7
 
 
-CORNER = picture([0, 3], [4, 0])  # dx is 3 and -4, dy 4 and -3, the diagonals 0 and 1
+CORNER = picture([0, 3], [4, 0])  # dx is 3 and -4, dy is 4 and -3
 
 
 @pytest.mark.parametrize(
     "loss, named, value, slope",
     [
         (losses.total_variation_l1, {}, 14, [[-2, 2], [2, -2]]),
-        (losses.total_variation_squared, {}, 12.5 + 12.5, [[-7, 7], [7, -7]]),
+        (losses.total_variation_squared, {}, 12.5 + 12.5, [[-7, 6], [8, -7]]),
         (losses.total_variation_power, {"power": 2.0}, 25, [[-14, 6], [8, 0]]),
         (losses.total_variation_power, {"power": 1.0}, 5, [[-1.4, 0.6], [0.8, 0]]),
         (losses.total_variation_power, {"power": 4.0}, 625, [[-700, 300], [400, 0]]),
@@ -125,8 +125,6 @@ def test_total_variations_by_hand(
 ) -> None:
     found, gradient = value_and_slope(loss, CORNER, **named)
     assert found == pytest.approx(value)
-    if loss is losses.total_variation_squared:  # its means: two differences each
-        slope = [[-2 * 3.5, 2 * 3.5 - 0.0], [2 * 3.5, -2 * 3.5]]
     assert gradient[0, 0] == pytest.approx(np.array(slope), rel=1e-5, abs=1e-5)
 
 
@@ -176,38 +174,48 @@ def test_penalties_by_hand() -> None:
         assert gradient.tolist() == slope
 
 
-def everything(op: Operators, x: Tensor, target: Tensor, label: Tensor, name: str) -> Tensor:
-    """Any of the losses by its name."""
+OF_TWO = ("mean-squared-error", "cosine-distance", "style")
+
+
+def posed(name: str, *shape: int, seed: int = 0) -> tuple[Callable[..., Tensor], list[Array]]:
+    """A loss by its name, and random arrays that it takes, in float64."""
+    random = np.random.default_rng(seed)
+    x, target = random.standard_normal((2, *shape))
     if name == "cross-entropy":
-        return losses.cross_entropy(op, x, label, label_smoothing=0.1)
+        label = random.integers(0, shape[1], (shape[0], *shape[2:]))
+        return lambda op, x, label: losses.cross_entropy(op, x, label, label_smoothing=0.1), [x, label]
     if name == "style":
-        return losses.style(op, x, losses.gram(op, target))
-    if name in ("mean-squared-error", "cosine-distance"):
-        return losses.LOSSES[name](op, x, target)
-    return losses.LOSSES[name](op, x)
+        return lambda op, x, other: losses.style(op, x, losses.gram(op, other)), [x, target]
+    return losses.LOSSES[name], [x, target] if name in OF_TWO else [x]
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(1, 3),
-    st.integers(1, 3),
+    st.integers(2, 3),
     st.integers(2, 5),
     st.integers(2, 5),
     st.booleans(),
     st.integers(0, 99),
 )
 def test_slopes(name: str, n: int, c: int, h: int, w: int, batch: bool, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    x, target = random.standard_normal((2, n, c, h, w))
-    label = random.integers(0, c, (n, h, w))
-    if name == "cross-entropy" and c == 1:
-        return  # the only class is always right, and the slope 0
-    assert_slopes(
-        lambda op, x, label, target: everything(op, x, target, label, name), x, label, target, batch=batch
-    ) if name in ("mean-squared-error", "cosine-distance", "style") else assert_slopes(
-        lambda op, x, label: everything(op, x, x, label, name), x, label, batch=batch
-    )
+    loss, arrays = posed(name, n, c, h, w, seed=seed)
+    assert_slopes(loss, *arrays, batch=batch)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_half_precision(name: str) -> None:
+    loss, arrays = posed(name, 2, 3, 4, 5)
+    results = []
+    for dtype in (np.float16, np.float32):
+        cast = [(array / 4).astype(dtype) if array.dtype.kind == "f" else array for array in arrays]
+        results.append(run_gradients(loss, *cast, seed=np.ones((), dtype)))
+    (value, slopes), (wanted, truth) = results
+    assert value.dtype == np.float16
+    assert value == pytest.approx(wanted, rel=1e-2)
+    for got, want in zip(slopes, truth, strict=True):
+        assert np.abs(got - want).max() <= 2e-2 * np.abs(want).max()
 
 
 def test_the_table_holds_every_loss() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from cnnkit import Builder, DeviceError, Graph, Image, Model, ModelError, Session, UsageError

@@ -26,6 +26,6 @@ __all__ = [
     "products",
     "reductions",
     "resizing",
-    "shaping",
     "rule",
+    "shaping",
 ]
