@@ -35,7 +35,7 @@ ENOUGH = 1e-3
 
 @dataclass(frozen=True)
 class CamOptions:
-    """Map where a network sees a class, by the weights of its dense layer; for networks that end in an average.
+    """Map where a network that ends in an average sees a class, by the weights of its dense layer.
 
     Exact and quick: the mean of the map, plus the class's bias, is the logit. Other networks are for
     grad-cam.

@@ -1,4 +1,4 @@
-"""Heads that class activation mapping can read: one average over the last plane, then at most one dense layer."""
+"""Heads that class activation mapping can read: an average over the last plane, at most one dense layer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from cnnkit import Model, ModelError, Plane, planes
+from cnnkit.plugins.explaining import per_model
 
 _PASSES_THROUGH = {
     "Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Dropout", "Transpose"
@@ -39,6 +40,7 @@ class Head:
         return float(np.broadcast_to(self.bias, max(self.bias.size, target + 1))[target])
 
 
+@per_model
 def head_of(model: Model, size: tuple[int, int]) -> Head:
     """Walk from the logits back to the average. Raises ModelError for another kind of head."""
     graph, known = model.graph, planes(model.graph, *size)

@@ -48,7 +48,7 @@ class IntegratedGradientsOptions:
     baseline: Annotated[
         str | Colour,
         Option(
-            f"where the way begins: grey, black, white, mean (colour of the picture), blur (of the picture), {WORDS}",
+            f"where the way begins: grey, black, white, mean (colour of the picture), blur, {WORDS}",
             parse=parse_baseline,
         ),
     ] = (127.5, 127.5, 127.5)
@@ -58,7 +58,7 @@ class IntegratedGradientsOptions:
     steps: Annotated[int, Option("points on the way", min=1)] = 50
     multiply: Annotated[
         bool,
-        Option("times the difference to the baseline; else only the mean gradient, as tf-explain has it"),
+        Option("times the difference to the baseline; else only the mean gradient"),
     ] = True
     target: Target = "top"
     score: Score = "logits"

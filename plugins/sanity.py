@@ -71,7 +71,7 @@ def examine(
 
 
 def spearman(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """The correlation of the ranks of two arrays of one size, equal values sharing theirs; 0 for a flat one."""
+    """The correlation of the ranks of two arrays, equal values sharing theirs; 0 where one is flat."""
     ranks = [_ranks(np.asarray(values, np.float64).ravel()) for values in (first, second)]
     centred = [values - values.mean() for values in ranks]
     norms = np.prod([np.linalg.norm(values) for values in centred])

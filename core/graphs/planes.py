@@ -1,4 +1,4 @@
-"""The planes of a graph: which of its tensors still lie over the picture, and on which axis their channels are.
+"""Planes: which tensors of a graph still lie over the picture, and on which axis their channels are.
 
 An ONNX convolution has its channels on axis 1 whatever the layout of the picture, and a Transpose moves them,
 so they are followed from the picture on. A Reshape loses the plane: tokens and attention maps are none.

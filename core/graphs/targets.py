@@ -1,4 +1,4 @@
-"""Classes: where a network keeps their scores, which of them somebody means, and the layer to explain them at."""
+"""Classes: where a network keeps their scores, which ones somebody means, the layer to explain them at."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

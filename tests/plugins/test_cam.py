@@ -45,7 +45,7 @@ def test_every_spelling_of_the_head(head: Any, layout: Any) -> None:
 @pytest.mark.parametrize("head", ["two-layers", "max-pool"])
 def test_other_heads_are_referred_to_grad_cam(head: Any) -> None:
     found = {"two-layers": "Relu 'hidden_relu'", "max-pool": "GlobalMaxPool"}[head]
-    with pytest.raises(cnnkit.ModelError, match=f"{found}.*cnnkit run grad-cam"):
+    with pytest.raises(cnnkit.ModelError, match=rf"{found}.*cnnkit run grad-cam"):
         run(photograph(12, 10), classifier(head))
 
 
@@ -55,7 +55,7 @@ def test_a_vgg_is_referred_to_grad_cam() -> None:
     x = b.op.Relu(b.op.Gemm(x, np.ones((32, 8), np.float32)))
     b.output(b.op.Softmax(b.op.Gemm(x, np.ones((8, 3), np.float32))), ["N", 3])
     model = cnnkit.Model.of(b.model(), preprocessing=cnnkit.Preprocessing.preset("tf"), name="small vgg")
-    with pytest.raises(cnnkit.ModelError, match="'small vgg' has Relu .*cnnkit run grad-cam"):
+    with pytest.raises(cnnkit.ModelError, match=r"'small vgg' has Relu .*cnnkit run grad-cam"):
         run(photograph(4, 4), model)
 
 

@@ -1,4 +1,4 @@
-"""Integrated gradients: exact by degree, on PAIR's test function, and adding up to the change of the score."""
+"""Integrated gradients: exact by degree, on PAIR's test function, adding up to the change of the score."""
 
 import math
 from dataclasses import replace

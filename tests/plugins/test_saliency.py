@@ -1,4 +1,4 @@
-"""Saliency: linear networks, whose gradient is known, noise whose statistics are, and guided backpropagation."""
+"""Saliency: linear networks, noise whose statistics are known, and guided backpropagation by hand."""
 
 from dataclasses import replace
 from typing import Any
@@ -86,7 +86,7 @@ def test_the_noise_has_the_deviation_asked_for(options: dict[str, float], deviat
 
 
 def test_the_gradient_of_a_quadratic_network_are_its_inputs() -> None:
-    """Of f = sum(x²) / 2 the gradient is x: SmoothGrad is the mean of the noisy copies, VarGrad their variance."""
+    """Of f = sum(x²) / 2 the gradient is x: SmoothGrad is the mean of the copies, VarGrad their variance."""
     model = function(lambda op, x: op.ReduceSum(op.Mul(op.Mul(x, x), 0.5), [1]), 60)
     pixels = np.arange(60, dtype=np.uint8)[None]
     asked: dict[str, Any] = {"samples": 400, "deviation": 2.0, "seed": 5}

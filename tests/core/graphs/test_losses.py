@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from rulecheck import assert_as_torch, assert_slopes, run_gradients
 
 from cnnkit import Builder, losses
-from cnnkit.graphs.builder import Operators
 from cnnkit.graphs.tensors import Tensor
 
 Array = NDArray[Any]

@@ -27,7 +27,7 @@ class Problem:
     in_torch: Callable[..., Any]
 
     def session(self, optimizer: Optimizer) -> TrainingSession:
-        return TrainingSession(self.model, self.loss, self.weights, optimizer)
+        return TrainingSession(self.model, self.loss, self.weights, optimizer, threads=1)
 
     def start(self) -> list[Array]:
         return [np.array(self.model.graph.constant(name)) for name in self.weights]
@@ -177,6 +177,7 @@ def test_ways_as_torch(
     problem: Callable[[], Problem], ours: Optimizer, name: str, settings: dict[str, Any]
 ) -> None:
     torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)  # threads would cost more than they bring, on so little
     posed = problem()
     parameters = [torch.tensor(value, requires_grad=True) for value in posed.start()]
     theirs = getattr(torch.optim, name)(parameters, **settings)
