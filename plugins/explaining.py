@@ -282,17 +282,17 @@ def short(label: str) -> str:
 
 def extremes(question: Question, heat: Array) -> dict[str, Any]:
     """The range of a map over the network's input, and where on the picture its highest value lies."""
-    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
     geometry = question.geometry
-    # The middle of the cell that holds the highest value.
-    places = [(float(place) + 0.5) for place in (row, column)]
-    at = [on_picture(place * geometry.network[axis] / heat.shape[axis], axis, geometry)
-          for axis, place in enumerate(places)]  # fmt: skip
-    row, column = (min(int(place), size - 1) for place, size in zip(at, geometry.picture, strict=True))
+    cell = np.unravel_index(int(heat.argmax()), heat.shape)
+    sides = zip(cell, heat.shape, geometry.network, geometry.picture, strict=True)
+    row, column = (
+        min(int(on_picture((int(index) + 0.5) * pixels / cells, axis, geometry)), last - 1)
+        for axis, (index, cells, pixels, last) in enumerate(sides)
+    )
     return {
         "lowest": float(heat.min()),
         "highest": float(heat.max()),
-        "place": {"row": int(row), "column": int(column)},
+        "place": {"row": row, "column": column},
     }
 
 

@@ -260,7 +260,7 @@ def _activation_after(model: Model, layer: Layer) -> str | None:
 def fused(maps: Sequence[Array], size: tuple[int, int]) -> Array:
     """The mean of maps over the network's input; several are each scaled to a largest magnitude of 1."""
     scaled = [one / (np.abs(one).max() or 1) if len(maps) > 1 else one for one in maps]
-    return np.mean([resize_map(one, *size) for one in scaled], axis=0, dtype=np.float32)
+    return np.asarray(np.mean([resize_map(one, *size) for one in scaled], axis=0, dtype=np.float32))
 
 
 # The operation

@@ -142,7 +142,7 @@ def integrated_gradients(
     for number, part in shown(question, context).items():
         heat, high = fine(question, heatmap[number], options.smooth)
         pictures[part] = draw(question, question.targets[number], heat, options, options.sign, legend, high)
-    below = []
+    below: list[str] = []
     if options.check:
         best = max(targets, key=lambda target: target["score"])
         adds_up = {name: best[name] for name in ("sum", "rise", "delta")} | {

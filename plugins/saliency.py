@@ -119,7 +119,7 @@ def gradients(question: Question, options: SaliencyOptions, context: Context) ->
         )
     pairs = ((question.tensor, target) for target in question.targets)
     found = np.stack([slope.gradients["input"] for slope in slopes.map(pairs)])
-    return found * question.tensor if options.method == "input-x-gradient" else found
+    return np.asarray(found * question.tensor) if options.method == "input-x-gradient" else found
 
 
 def _over_noise(
@@ -133,7 +133,7 @@ def _over_noise(
         squares += slope.gradients["input"].astype(np.float64) ** 2
     mean = total / options.samples
     found = mean if options.method == "smoothgrad" else np.maximum(squares / options.samples - mean**2, 0)
-    return found.astype(np.float32)
+    return np.asarray(found, np.float32)
 
 
 def noisy(tensor: Array, options: SaliencyOptions, seed: int) -> Iterator[Array]:

@@ -64,6 +64,8 @@ _OPERATORS: dict[str, Any] = {
     "GlobalAveragePool": lambda x: x.mean((2, 3), keepdim=True),
     "Identity": lambda x: x,
     "MaxPool": _max_pool,
+    "Mul": lambda x, y: x * y,
     "Relu": torch.relu,
+    "Sigmoid": torch.sigmoid,
     "Softmax": lambda x, axis=-1: x.softmax(axis),
 }

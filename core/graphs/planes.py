@@ -12,7 +12,7 @@ import onnx
 from cnnkit.graphs.graph import Graph
 from cnnkit.graphs.measure import infer_shapes
 
-_CHANNELS_FIRST = {
+CHANNELS_FIRST = {
     "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
     "GlobalLpPool", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN",
     "DepthToSpace", "SpaceToDepth",
@@ -59,7 +59,7 @@ def _channel_axis(
     inherited = next((axes[name] for name in node.input if name in axes), None)
     if inherited is None or node.op_type in _LOSES_THE_PLANE:
         return None
-    if node.op_type in _CHANNELS_FIRST:
+    if node.op_type in CHANNELS_FIRST:
         return 1
     if node.op_type == "Transpose":
         moved = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]

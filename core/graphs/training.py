@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from cnnkit.errors import UsageError
+from cnnkit.errors import UsageError, did_you_mean
 from cnnkit.graphs.autodiff.backward import gradients
 from cnnkit.graphs.autodiff.rules import Rule
-from cnnkit.graphs.builder import Builder, Size
+from cnnkit.graphs.builder import Builder, Size, needed_nodes
 from cnnkit.graphs.model import Model
 from cnnkit.graphs.optimizers import Optimizer
 from cnnkit.graphs.tensors import Tensor
@@ -53,6 +53,22 @@ class TrainingGraph:
         """The graph with these of its tensors as outputs, and those in `given` as inputs."""
         return self.builder.model(only=[t for group in groups for t in group.values()], given=given)
 
+    @property
+    def update_model(self) -> onnx.ModelProto:
+        """From gradients, state and settings to the next state."""
+        return self.model(self.updates, given=self.gradients.values())
+
+    @property
+    def overwritable(self) -> frozenset[str]:
+        """The state whose next value may take its place at once: nobody reads the old one after that."""
+        nodes = self.update_model.graph.node
+
+        def safe(name: str, after: str) -> bool:
+            before = {node.output[0] for node in needed_nodes(nodes, [after])}
+            return all(node.output[0] in before for node in nodes if name in node.input)
+
+        return frozenset(name for name, after in self.updates.items() if safe(name, after))
+
 
 def training_graph(
     model: Model,
@@ -83,18 +99,15 @@ def training_graph(
     if training:
         mode = in_training_mode(model.graph.skeleton, sizes)
     builder = Builder.extending(mode.model, sizes, model.graph.files)
-    starts = _starts(builder, model, wrt)
+    losses = _losses(builder, loss(builder, lambda name: builder.tensor(tensor_named(builder, model, name))))
+    starts = _starts(builder, model, [wrt] if isinstance(wrt, str) else wrt, losses["total"])
     weights = [tensor for tensor in starts.values() if tensor in builder.weights]
-    state = {name: builder.promote(name) for name in [*weights, *mode.statistics]}
+    state = {name: builder.promote(name) for name in dict.fromkeys([*weights, *mode.statistics])}
     if optimizer and picture in starts.values():
         state[picture] = np.zeros(builder.tensor(picture).shape_for(batch or 1), model.graph.input.dtype)
     parameters = {name: tensor for name, tensor in starts.items() if tensor in state}
     if optimizer and (inner := [name for name, tensor in starts.items() if tensor not in state]):
         raise UsageError(f"the layer '{inner[0]}' is computed by the network, so no optimizer can change it")
-
-    parts = loss(builder, lambda name: builder.tensor(tensor_named(builder, model, name)))
-    losses = {name: builder.op.Identity(part, output=f"loss/{name}") for name, part in parts.items()}
-    losses["total"] = builder.op.Sum(*losses.values(), output="loss/total")
     found = gradients(builder, losses["total"], starts.values(), rules=rules)
     updates: dict[str, Tensor] = {}
     if optimizer:
@@ -146,6 +159,13 @@ def _append_updates(
 def picture_shape(model: Model, batch: int | None, size: tuple[int, int] | None) -> list[Size]:
     """The shape of a network's input for gradients: only the batch may stay open. Raises UsageError."""
     height, width = size or (model.preprocessing.height, model.preprocessing.width)
+    for what, fixed, asked in [
+        ("pictures of height", model.graph.size[0], height),
+        ("pictures of width", model.graph.size[1], width),
+        ("batches of", model.graph.batch, batch),
+    ]:
+        if fixed and asked and fixed != asked:
+            raise UsageError(f"the network '{model.name}' takes {what} {fixed}, not {asked}")
     height, width = (fixed or asked for fixed, asked in zip(model.graph.size, (height, width), strict=True))
     if height is None or width is None:
         raise UsageError(
@@ -156,23 +176,59 @@ def picture_shape(model: Model, batch: int | None, size: tuple[int, int] | None)
     return shape
 
 
-def _starts(builder: Builder, model: Model, wrt: Sequence[str]) -> dict[str, str]:
-    """What is asked about, by the name under which it was; a pattern with `*` stands for several weights."""
-    trained = [name for name in builder.weights if builder.tensor(name).is_floating]
+def _losses(builder: Builder, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of a loss and their sum. Raises UsageError for what is no loss."""
+    if not isinstance(parts, Mapping) or not parts or "total" in parts:
+        raise UsageError("a loss returns a dict of its parts, scalars by name; 'total' is their sum")
+    for name, part in parts.items():
+        if not isinstance(part, Tensor) or not part.is_floating or part.shape:
+            found = f"the shape {part.shape}" if isinstance(part, Tensor) and part.is_floating else repr(part)
+            raise UsageError(
+                f"the part '{name}' of the loss should be a floating-point scalar, but is {found}"
+            )
+    first = next(iter(parts.values()))
+    losses = {
+        name: builder.op.Identity(builder.op.cast(part, first.dtype), output=f"loss/{name}")
+        for name, part in parts.items()
+    }
+    return losses | {"total": builder.op.Sum(*losses.values(), output="loss/total")}
+
+
+_SETTINGS = {"BatchNormalization": (3, 4), "Clip": (1, 2), "Dropout": (1,), "Pad": (2,), "Resize": (1, 2)}
+"""Inputs that are floating-point weights in a file and yet nothing that is trained."""
+
+
+def _starts(builder: Builder, model: Model, wrt: Sequence[str], total: Tensor) -> dict[str, str]:
+    """What is asked about, by the name under which it was; a pattern with `*` stands for several weights.
+
+    These are weights with a dimension that the loss reads and that are no settings of an operator.
+    """
+    weights = [name for name in builder.weights if builder.tensor(name).is_floating]
+    nodes = needed_nodes(builder.nodes, [total])
+    read = {name for node in nodes for name in node.input}
+    settings = {
+        node.input[i] for node in nodes for i in _SETTINGS.get(node.op_type, ()) if i < len(node.input)
+    }
+    trained = [name for name in weights if builder.tensor(name).rank and name in read - settings]
     starts: dict[str, str] = {}
     for name in wrt:
-        matching = fnmatch.filter(trained, name) if name not in trained else [name]
+        matching = [name] if name in weights else fnmatch.filter(trained, name)
         starts |= {weight: weight for weight in matching} or {name: tensor_named(builder, model, name)}
     return starts
 
 
 def tensor_named(builder: Builder, model: Model, name: str) -> str:
-    """The tensor that `input`, a weight, a layer, or a tensor's own name means. Raises UsageError."""
+    """The tensor that `input`, a layer, a weight, or a tensor's own name means. Raises UsageError."""
     if name == "input":
         return model.graph.input.name
-    if name in builder.weights or name in builder.inputs:
+    if name not in {layer.name for layer in model.layers} and name in {*builder.weights, *builder.inputs}:
         return name
-    layers = model.find([name])
+    try:
+        layers = model.find([name])
+    except UsageError as error:
+        if hint := did_you_mean(name, builder.weights):
+            raise UsageError(f"{error}{hint}") from None
+        raise
     if len(layers) > 1:
         raise UsageError(f"'{name}' means {len(layers)} layers; name one")
     return layers[0].tensor

@@ -114,8 +114,8 @@ def start(
 
 
 def one_sentence(error: Exception) -> str:
-    """The first line of ONNX Runtime's text without its codes and source files."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """ONNX Runtime's text on one line, without its codes and source files."""
+    line = " ".join(str(error).split()) or type(error).__name__
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
     line = re.sub(r"\S*/onnxruntime\S*:\d+ .*?\) (?=\S)", "", line)
     return line.strip()[:300]

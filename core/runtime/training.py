@@ -3,7 +3,9 @@
 import io
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +27,7 @@ from cnnkit.runtime.tuning import worth_rewriting
 log = logging.getLogger("cnnkit")
 
 Feeds = Mapping[str, Any]
-_RANDOM_STATE = "cnnkit.random_state"
+_STATE, _RANDOM_STATE = "state/", "random_state"  # names in a saved file
 
 
 class Gradients(NamedTuple):
@@ -89,12 +91,15 @@ class TrainingSession:
             size=size,
             rules=rules,
         )
+        if rewrites not in ("none", "measured"):
+            raise UsageError(f"rewrites are 'none' or 'measured', not '{rewrites}'")
+        providers(device)  # refuses a device that is not there
         self._random = np.random.default_rng(seed)
         self._device, self._threads = device, threads
         self._rewrites, self._max_memory = rewrites, max_memory
-        self._runs: dict[str, _Run] = {}
         self._state: dict[str, Any] = {}
         self._gradients: dict[str, Any] = {}
+        self._spare: dict[str, Any] = {}
 
     @property
     def parameters(self) -> Sequence[str]:
@@ -128,21 +133,33 @@ class TrainingSession:
         graph = self.graph
         if not graph.updates:
             raise UsageError("this session has no optimizer, so it cannot step; make it with one")
+        update = self._update_run
+        settings = {
+            name: _as_fed(name, feeds.get(name, value), update.inputs[name])
+            for name, value in graph.settings.items()
+            if name in update.inputs
+        }
+        if vectors := [name for name, value in settings.items() if value.shape]:
+            raise UsageError(f"'{vectors[0]}' is one number, not an array of {settings[vectors[0]].shape}")
         if not self._gradients:
             held = {graph.gradients[name]: graph.state[tensor] for name, tensor in graph.parameters.items()}
             held |= {after: graph.state[name] for name, after in graph.statistics.items()}
             self._gradients = {name: self._to_device(np.zeros_like(value)) for name, value in held.items()}
+            moved = {name: after for name, after in graph.updates.items() if name not in graph.overwritable}
+            self._spare = {name: self._to_device(np.zeros_like(graph.state[name])) for name in moved}
         values = self._differentiate(feeds, self._gradients)
+        for name in graph.updates:
+            self._held_one(name)
+        update(
+            settings,
+            self._held(update)
+            | {g: self._gradients[g] for g in graph.gradients.values() if g in update.inputs},
+            {after: self._spare.get(name, self._state[name]) for name, after in graph.updates.items()},
+        )
+        for name in self._spare:
+            self._state[name], self._spare[name] = self._spare[name], self._state[name]
         for name, after in graph.statistics.items():
             self._state[name], self._gradients[after] = self._gradients[after], self._state[name]
-        update = self._run("update", graph.updates, given=graph.gradients.values())
-        settings = {name: feeds.get(name, value) for name, value in graph.settings.items()}
-        # Each update reads its own old value only before it writes the new one, so they share their place.
-        update(
-            {name: np.asarray(value, update.inputs[name]) for name, value in settings.items()},
-            self._held(update) | {name: self._gradients[name] for name in graph.gradients.values()},
-            {after: self._state[name] for name, after in graph.updates.items()},
-        )
         return {name: float(values[tensor]) for name, tensor in graph.losses.items()}
 
     def read(self, name: str) -> NDArray[Any]:
@@ -155,7 +172,7 @@ class TrainingSession:
         """Set a tensor of `state`. Raises UsageError when it has another shape."""
         name = self._known(name)
         first = self.graph.state[name]
-        array = np.asarray(value, first.dtype)
+        array = _as_fed(name, value, first.dtype)
         if array.shape != first.shape:
             raise UsageError(f"'{name}' has the shape {first.shape}; the value given has {array.shape}")
         self._state[name] = self._to_device(array)
@@ -164,32 +181,36 @@ class TrainingSession:
         """Write state and random state to an .npz file, from which `restore` goes on bit for bit."""
         random = json.dumps(self._random.bit_generator.state)
         content = io.BytesIO()
-        arrays = {name: self.read(name) for name in self.state}
+        arrays = {f"{_STATE}{name}": self.read(name) for name in self.state}
         np.savez(content, **arrays, **{_RANDOM_STATE: np.array(random)})  # type: ignore[arg-type]
         write_atomically(Path(path), content.getvalue())
         return Path(path)
 
     def restore(self, path: str | Path) -> None:
         """Take up what `save` wrote. Raises UsageError, changing nothing, when it is of another session."""
+        random = np.random.default_rng()
         try:
             with np.load(path, allow_pickle=False) as saved:
                 arrays = {name: saved[name] for name in saved.files}
-            random = json.loads(str(arrays.pop(_RANDOM_STATE)))
+            random.bit_generator.state = json.loads(str(arrays.pop(_RANDOM_STATE)))
         except FileNotFoundError:
             raise UsageError(f"there is no saved state {path}") from None
         except Exception as error:  # zipfile, numpy and json complain in many ways
-            raise UsageError(f"{path} is no saved state of a training session: {error}") from None
-        if unlike := arrays.keys() ^ self.graph.state.keys():
+            told = " ".join(str(error).split())
+            raise UsageError(f"{path} is no saved state of a training session: {told}") from None
+        found = {name.removeprefix(_STATE): array for name, array in arrays.items()}
+        if unlike := found.keys() ^ self.graph.state.keys():
             raise UsageError(f"{path} was saved by another session: only one of them has '{min(unlike)}'")
-        for name, array in arrays.items():
-            if array.shape != self.graph.state[name].shape:
+        for name, array in found.items():
+            first = self.graph.state[name]
+            if (array.shape, array.dtype) != (first.shape, first.dtype):
                 raise UsageError(
-                    f"{path} was saved by another session: its '{name}' has the shape {array.shape}, "
-                    f"not {self.graph.state[name].shape}"
+                    f"{path} was saved by another session: its '{name}' is {array.dtype} of shape "
+                    f"{array.shape}, not {first.dtype} of {first.shape}"
                 )
-        for name, array in arrays.items():
+        for name, array in found.items():
             self.write(name, array)
-        self._random.bit_generator.state = random
+        self._random = random
 
     def trained(self) -> Model:
         """The network, as it was given, with the present weights and statistics in it."""
@@ -197,12 +218,13 @@ class TrainingSession:
         for tensor in proto.graph.initializer:
             if tensor.name in self.graph.state:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(self.read(tensor.name), tensor.name))
-        return Model.of(Graph.of(proto))
+        return replace(self.model, graph=Graph.of(proto))
 
     def export(self, path: str | Path) -> Path:
         """Write forward, losses, gradients and update as one ordinary ONNX file. Raises OutputError.
 
-        The state are inputs that may be left out: they have their present values as initializers.
+        The state are inputs that may be left out: they have their present values as initializers. Settings,
+        what the loss reads, and the masks of dropouts are inputs like the picture.
         """
         graph = self.graph
         whole = graph.model(graph.losses, graph.gradients, graph.statistics, graph.updates)
@@ -215,54 +237,64 @@ class TrainingSession:
         write_atomically(Path(path), whole.SerializeToString())
         return Path(path)
 
-    def _differentiate(self, feeds: Feeds, into: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Losses, gradients and next statistics; those named in `into` go there."""
+    @cached_property
+    def _gradient_run(self) -> "_Run":
+        """Losses, gradients, taps and next statistics."""
         graph = self.graph
-        run = self._run("gradient", graph.losses, graph.gradients, graph.taps, graph.statistics)
-        return run(self._complete(feeds, run), self._held(run), into)
+        model = graph.model(graph.losses, graph.gradients, graph.taps, graph.statistics)
+        if self._rewrites == "measured" and not providers(self._device)[0].startswith("CUDA"):
+            choice = worth_rewriting(candidates(model), self._threads, self._max_memory)
+            log.info("%s", choice)
+            model = winograd(model, choice.names)
+        return self._started(model)
 
-    def _run(self, kind: str, *outputs: Mapping[str, Any], given: Collection[str] = ()) -> "_Run":
-        if kind not in self._runs:
-            model = self.graph.model(*outputs, given=given)
-            if self._rewrites == "measured" and not providers(self._device)[0].startswith("CUDA"):
-                choice = worth_rewriting(candidates(model), self._threads, self._max_memory)
-                log.info("%s", choice)
-                model = winograd(model, choice.names)
-            session = start(model, self.model.graph.files, self.model.name, self._device, self._threads)
-            self._runs[kind] = _Run(session, self.model.name)
-        return self._runs[kind]
+    @cached_property
+    def _update_run(self) -> "_Run":
+        return self._started(self.graph.update_model)
+
+    def _started(self, model: onnx.ModelProto) -> "_Run":
+        files, name = self.model.graph.files, self.model.name
+        return _Run(start(model, files, name, self._device, self._threads), name)
+
+    def _differentiate(self, feeds: Feeds, into: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Everything of the gradient run; what is named in `into` goes there."""
+        run = self._gradient_run
+        return run(self._complete(feeds, run), self._held(run), into)
 
     def _held(self, run: "_Run") -> dict[str, Any]:
         """The state that a run reads, on the device."""
-        names = run.inputs.keys() & self.graph.state.keys()
-        for name in names - self._state.keys():
+        return {name: self._held_one(name) for name in run.inputs.keys() & self.graph.state.keys()}
+
+    def _held_one(self, name: str) -> Any:
+        if name not in self._state:
             self._state[name] = self._to_device(self.graph.state[name])
-        return {name: self._state[name] for name in names}
+        return self._state[name]
 
     def _to_device(self, array: NDArray[Any]) -> Any:
-        kind = "cuda" if providers(self._device)[0].startswith("CUDA") else "cpu"
         own = np.array(array, order="C")  # on a CPU the value lies in the array itself, and is written to
-        return onnxruntime().OrtValue.ortvalue_from_numpy(own, kind)
+        return onnxruntime().OrtValue.ortvalue_from_numpy(own, self._gradient_run.device)
 
     def _complete(self, feeds: Feeds, run: "_Run") -> dict[str, NDArray[Any]]:
-        """The feeds as arrays of the right types, with settings and dropout masks."""
-        picture = self.model.graph.input.name
+        """The feeds as arrays of the right types, with the masks of dropouts."""
+        graph, picture = self.graph, self.model.graph.input.name
         given = {picture if name == "input" else name: value for name, value in feeds.items()}
-        arrays: dict[str, NDArray[Any]] = {}
-        batch = len(given[picture]) if picture in given else 1
-        for name, (dropped, ratio) in self.graph.masks.items():
-            given.setdefault(name, self._random.random(dropped.shape_for(batch)) >= ratio)
-        for name, value in {**self.graph.settings, **given}.items():
-            if name in run.inputs:
-                arrays[name] = np.asarray(value, run.inputs[name], order="C")
-        wanted = [name for name in run.inputs if name not in self.graph.state]
-        missing = [name for name in wanted if name not in arrays]
-        unknown = given.keys() - run.inputs.keys() - self.graph.settings.keys() - self.graph.masks.keys()
-        if missing or unknown - {picture}:
-            raise UsageError(
-                f"this session is fed {', '.join(wanted)}; "
-                + (f"missing: {', '.join(missing)}" if missing else f"unknown: {', '.join(sorted(unknown))}")
-            )
+        if inside := sorted(given.keys() & graph.state.keys()):
+            raise UsageError(f"'{inside[0]}' lives in the session and is not fed; set it with `write`")
+        wanted = [name for name in run.inputs if name not in graph.state and name not in graph.masks]
+        missing = [name for name in wanted if name not in given]
+        unknown = sorted(given.keys() - {*wanted, *graph.settings, *graph.masks, picture})
+        if missing or unknown:
+            problem = f"missing: {', '.join(missing)}" if missing else f"unknown: {', '.join(unknown)}"
+            raise UsageError(f"this session is fed {', '.join(wanted) or 'nothing'}; {problem}")
+        arrays = {
+            name: _as_fed(name, value, run.inputs[name])
+            for name, value in given.items()
+            if name in run.inputs
+        }
+        batch = len(arrays[picture]) if picture in arrays and arrays[picture].ndim else 1
+        for name, (dropped, ratio) in graph.masks.items():
+            if name in run.inputs and name not in arrays:
+                arrays[name] = self._random.random(dropped.shape_for(batch)) >= ratio
         return arrays
 
     def _known(self, name: str) -> str:
@@ -280,7 +312,7 @@ class _Run:
         self.session = session
         self.name = name
         self.device = "cuda" if session.get_providers()[0].startswith("CUDA") else "cpu"
-        self.inputs = {value.name: _DTYPES[value.type] for value in session.get_inputs()}
+        self.inputs = {value.name: _dtype(value.type) for value in session.get_inputs()}
         self.outputs = [value.name for value in session.get_outputs()]
 
     def __call__(
@@ -309,12 +341,24 @@ class _Run:
         return {name: values[name].numpy() for name in fetched}
 
 
-_DTYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
+_DTYPES = {"float": np.float32, "float16": np.float16, "double": np.float64, "bool": np.bool_}
+
+
+def _dtype(kind: str) -> np.dtype[Any]:
+    """numpy's name for "tensor(int64)" and the like."""
+    word = kind.removeprefix("tensor(").removesuffix(")")
+    return np.dtype(_DTYPES.get(word, word))
+
+
+def _as_fed(name: str, value: Any, dtype: Any) -> NDArray[Any]:
+    """A value in the type that the graph takes. Raises UsageError where that would lose something."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise UsageError(f"'{name}' is no array: {error}") from None
+    wanted = np.dtype(dtype)
+    if wanted == np.uint8 and array.dtype.kind == "f":
+        array = np.clip(np.rint(array), 0, 255).astype(np.uint8)
+    elif not np.can_cast(array.dtype, wanted, "same_kind"):
+        raise UsageError(f"'{name}' takes {wanted}; what was given is {array.dtype}")
+    return np.asarray(array, wanted, order="C")

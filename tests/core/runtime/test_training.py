@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from cnnkit import SGD, Builder, Model, ModelError, OutputError, TrainingSession, UsageError
+from cnnkit import (
+    SGD,
+    Builder,
+    Model,
+    ModelError,
+    OutputError,
+    Preprocessing,
+    TrainingSession,
+    UsageError,
+)
 from cnnkit.graphs.tensors import Tensor
 
 Tap = Callable[[str], Tensor]
@@ -223,6 +233,12 @@ assert not any(name.startswith("cnnkit") for name in sys.modules)
         (lambda s: s.gradient({"input": PICTURES, "target": TARGETS, "x": 1}), "unknown: x"),
         (lambda s: s.step({"input": PICTURES, "target": TARGETS}), "has no optimizer"),
         (lambda s: s.read("nose"), "holds no 'nose'; it holds weight"),
+        (lambda s: s.gradient({"input": PICTURES, "weight": 1}), "'weight' lives in the session"),
+        (lambda s: s.gradient({"input": PICTURES * 1j, "target": 1}), "'input' takes float32; .* complex64"),
+        (lambda s: s.gradient({"input": "abc", "target": TARGETS}), "'input' takes float32"),
+        (lambda s: s.gradient({"input": [[1], [1, 2]], "target": TARGETS}), "'input' is no array"),
+        (lambda s: TrainingSession(line(), squared_error, ["weigth"]), "Did you mean 'weight'"),
+        (lambda s: TrainingSession(line(), squared_error, ["y"], size=(2, 2)), "of height 1, not 2"),
         (
             lambda s: s.write("weight", np.zeros(3)),
             r"'weight' has the shape \(2, 1\); the value given has \(3,\)",
@@ -256,9 +272,86 @@ def test_what_onnx_runtime_refuses_is_one_sentence() -> None:
         session.gradient({"input": PICTURES, "target": np.zeros((3, 1))})
 
 
+class Remembers:
+    """An optimizer that reads its slots after they could be written: last gradient, last parameter."""
+
+    settings: Mapping[str, float] = {"learning_rate": 0.1}
+
+    def slots(self, parameter: Array) -> Mapping[str, Array]:
+        return {"gradient": np.zeros_like(parameter), "parameter": np.array(parameter)}
+
+    def update(self, op: Any, parameter: Any, gradient: Any, slots: Any, settings: Any) -> Any:
+        step = op.Mul(op.Add(gradient, slots["gradient"]), settings["learning_rate"])
+        ahead = op.Sub(parameter, slots["parameter"])
+        return op.Add(op.Sub(parameter, step), op.Mul(ahead, 0.5)), {
+            "gradient": gradient,
+            "parameter": parameter,
+        }
+
+
+def test_an_optimizer_may_read_old_values_late() -> None:
+    def slope(b: Builder, tap: Tap) -> Mapping[str, Tensor]:
+        return {"three": b.op.Mul(b.op.ReduceMean(tap("y"), keepdims=0), 3.0)}
+
+    session = TrainingSession(line(), slope, ["bias"], Remembers())
+    place, before, last = 0.0, 0.0, 0.0
+    for _ in range(5):
+        session.step({"input": PICTURES})
+        place, before, last = place - 0.1 * (3 + last) + 0.5 * (place - before), place, 3.0
+        assert session.read("bias") == pytest.approx([place], rel=1e-5)
+
+
+def test_a_pattern_means_what_is_trained() -> None:
+    assert list(TrainingSession(small(0.5), cross_entropy, ["*"], training=True).parameters) == TRAINED
+    assert list(TrainingSession(small(), cross_entropy, ["dense*", "scale"]).parameters) == [
+        "dense",
+        "dense.bias",
+        "scale",
+    ]
+    assert list(TrainingSession(line(), squared_error, "weight").parameters) == ["weight"]
+
+
+def test_a_trained_network_keeps_what_was_said_of_it() -> None:
+    labels = tuple("abcdefghij")
+    raw = Preprocessing.preset("raw", height=8, width=8, channels="grey")
+    given = replace(small(), preprocessing=raw, labels=labels, name="zoo", licence="MIT")
+    trained = TrainingSession(given, cross_entropy, ["dense"], SGD(0.1)).trained()
+    assert (trained.preprocessing, trained.labels) == (given.preprocessing, labels)
+    assert (trained.name, trained.licence) == ("zoo", "MIT")
+
+
+def test_a_step_that_fails_changes_nothing() -> None:
+    session = TrainingSession(small(), cross_entropy, TRAINED, SGD(0.1, 0.9), training=True)
+    feeds = batches(1)[0]
+    session.step(feeds)
+    before = states(session)
+    for wrong in ({"learning_rate": None}, {"learning_rate": [0.1]}, {"label": np.zeros(3)}, {"extra": 1}):
+        with pytest.raises(UsageError):
+            session.step(feeds | wrong)
+    assert all((value == before[name]).all() for name, value in states(session).items())
+
+
+@pytest.mark.parametrize(
+    "returned, sentence",
+    [
+        (lambda b, tap: {}, "returns a dict of its parts"),
+        (lambda b, tap: tap("y"), "returns a dict of its parts"),
+        (lambda b, tap: {"total": tap("y")}, "'total' is their sum"),
+        (
+            lambda b, tap: {"y": tap("y")},
+            r"'y' of the loss should be .* scalar, but is the shape \(None, 1\)",
+        ),
+        (lambda b, tap: {"one": 1.0}, "should be a floating-point scalar, but is 1.0"),
+    ],
+)
+def test_what_is_no_loss(returned: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        TrainingSession(line(), returned, ["weight"])
+
+
 @pytest.mark.oracle
 def test_digits_as_torch() -> None:
-    """Three epochs over scikit-learn's digits give torch's losses, from the same weights in the same order."""
+    """Three epochs over scikit-learn's digits give torch's losses from the same weights in the same order."""
     torch = pytest.importorskip("torch")
     datasets = pytest.importorskip("sklearn.datasets")
     digits = datasets.load_digits()
