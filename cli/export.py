@@ -19,7 +19,7 @@ def export() -> None:
 @well_mannered
 def gradient(
     network: Network,
-    path: Annotated[str, typer.Option("--path", "-o", help="the .onnx to write", metavar="FILE")],
+    path: Annotated[str, typer.Option("--path", "-o", help="the .onnx, - for stdout", metavar="FILE")],
     output: Annotated[
         str,
         typer.Option(
@@ -40,4 +40,6 @@ def gradient(
     from cnnkit.host.operation import ModelSpec, size_of
 
     spec = ModelSpec(network, size=size_of(size) if size else None)
-    typer.echo(export_gradient(spec, output, wrt or ["input"], path, force))
+    written = export_gradient(spec, output, wrt or ["input"], path, force)
+    if written:
+        typer.echo(written)

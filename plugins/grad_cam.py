@@ -42,7 +42,6 @@ from cnnkit.plugins.explaining import (
     Question,
     Score,
     Sign,
-    Slopes,
     Target,
     ask,
     described,
@@ -53,6 +52,7 @@ from cnnkit.plugins.explaining import (
     shown,
 )
 from cnnkit.plugins.sanity import examine
+from cnnkit.plugins.slopes import Slopes
 from cnnkit.plugins.tiles import file_safe
 
 Method = Literal["grad-cam", "grad-cam++", "layercam", "hirescam", "xgradcam", "scorecam"]

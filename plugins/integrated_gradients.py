@@ -21,7 +21,6 @@ from cnnkit.plugins.explaining import (
     Question,
     Score,
     Sign,
-    Slopes,
     Smooth,
     Target,
     ask,
@@ -32,6 +31,7 @@ from cnnkit.plugins.explaining import (
     shown,
 )
 from cnnkit.plugins.sanity import examine
+from cnnkit.plugins.slopes import Slopes
 
 ENOUGH = 0.05
 """A delta that counts as none, as a share of the change of the score."""

@@ -25,7 +25,6 @@ from cnnkit.plugins.explaining import (
     Question,
     Score,
     Sign,
-    Slopes,
     Smooth,
     Target,
     ask,
@@ -36,6 +35,7 @@ from cnnkit.plugins.explaining import (
     shown,
 )
 from cnnkit.plugins.sanity import examine
+from cnnkit.plugins.slopes import Slopes
 
 Method = Literal["gradient", "input-x-gradient", "smoothgrad", "vargrad", "guided"]
 Reduction = Literal["max", "mean", "norm", "sum"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import DTypeLike, NDArray
-from onnx import helper, numpy_helper
+from onnx import defs, helper, numpy_helper
 
-from cnnkit.errors import ModelError
+from cnnkit.errors import ModelError, did_you_mean
 from cnnkit.graphs.layers import read_by
 from cnnkit.graphs.loading import Files, array_of
 from cnnkit.graphs.opset import OPSET, modernised, opset_of
@@ -133,11 +133,27 @@ class Builder:
             raise ModelError(f"'{name}' is no weight of the network")
         value = array_of(tensor, self.files)
         self._inputs.append(_declaration(name, value.shape, value.dtype))
-        facts = [Fact.of(value.dtype, value.shape)] * len(BATCHES)
+        self._twins = {key: twin for key, twin in self._twins.items() if twin != name}
+        self._relearn(name, [Fact.of(value.dtype, value.shape)] * len(BATCHES))
+        return value
+
+    def _relearn(self, name: str, facts: Sequence[Fact]) -> None:
+        """Know something else of a tensor, and of all that followed from what was known."""
+        self._set(name, facts)
+        changed = {name}
+        for node in self._nodes:
+            if changed.isdisjoint(read_by(node)):
+                continue
+            for output, *now in zip(node.output, *self._inferred(node, strict=False), strict=True):
+                facts = zip(self._tensors[output].facts, now, strict=True) if output else ()
+                if any(old.value is not None or old.type != new.type for old, new in facts):
+                    self._set(output, now)
+                    changed.add(output)
+
+    def _set(self, name: str, facts: Sequence[Fact]) -> None:
         for known, fact in zip(self._known, facts, strict=True):
             known[name] = fact
-        self._tensors[name] = Tensor(name, tuple(facts))
-        return value
+        self._tensors[name].facts = tuple(facts)
 
     def output(self, name: str, shape: Sequence[Size] | None = None, dtype: DTypeLike | None = None) -> str:
         """Declare a tensor as an output of the whole graph; shape and type are the inferred ones by
@@ -203,6 +219,10 @@ class Builder:
         **attributes: Any,
     ) -> Any:
         """What `op` does, for operators whose name is only known at run time. Raises ValueError."""
+        if not _domain(domain) and not defs.has(operator, self.opset):
+            known = {schema.name for schema in defs.get_all_schemas() if not schema.domain}
+            hint = did_you_mean(operator, (name for name in known if defs.has(name, self.opset)))
+            raise ValueError(f"ONNX (opset {self.opset}) has no operator '{operator}'.{hint}")
         floating = next((v.dtype for v in inputs if isinstance(v, Tensor) and v.is_floating), np.float32)
         names = [
             value if isinstance(value, str) else "" if value is None else self.constant(value, dtype=floating)
@@ -226,11 +246,7 @@ class Builder:
         return tensors[0] if isinstance(output, str) else tensors
 
     def _append_proto(self, node: onnx.NodeProto, strict: bool) -> tuple[Tensor, ...]:
-        first, *others = self._known
-        facts = [infer(node, first, self._opsets, strict)]
-        for known in others:
-            same = all(known.get(name) is first.get(name) for name in read_by(node))
-            facts.append(facts[0] if same else infer(node, known, self._opsets, strict))
+        facts = self._inferred(node, strict)
         self._nodes.append(node)
         tensors = tuple(
             self._learn(name, list(facts_of_one)) if name else Tensor("", ())
@@ -240,12 +256,20 @@ class Builder:
             self._twins.setdefault(_words(node, len(tensors)), tensors)
         return tensors
 
+    def _inferred(self, node: onnx.NodeProto, strict: bool) -> list[list[Fact]]:
+        """What follows for its outputs, for each number of pictures."""
+        first, *others = self._known
+        facts = [infer(node, first, self._opsets, strict)]
+        for known in others:
+            same = all(known.get(name) is first.get(name) for name in read_by(node))
+            facts.append(facts[0] if same else infer(node, known, self._opsets, strict))
+        return facts
+
     def _learn(self, name: str, facts: Sequence[Fact]) -> Tensor:
         if name in self._tensors:
             raise ValueError(f"the graph has two tensors called '{name}'")
-        for known, fact in zip(self._known, facts, strict=True):
-            known[name] = fact
-        self._tensors[name] = Tensor(name, tuple(facts))
+        self._tensors[name] = Tensor(name, ())
+        self._set(name, facts)
         return self._tensors[name]
 
     def _fresh(self, stem: str) -> str:

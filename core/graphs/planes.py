@@ -1,7 +1,8 @@
 """Planes: which tensors of a graph still lie over the picture, and on which axis their channels are.
 
 An ONNX convolution has its channels on axis 1 whatever the layout of the picture, and a Transpose moves them,
-so they are followed from the picture on. A Reshape loses the plane: tokens and attention maps are none.
+so they are followed from the picture on. A Reshape loses the plane, as tokens and attention maps are none;
+the next convolution has one again.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import onnx
 
 from cnnkit.graphs.graph import Graph
+from cnnkit.graphs.layers import picture_nodes
 from cnnkit.graphs.measure import infer_shapes
 
 CHANNELS_FIRST = {
@@ -41,7 +43,7 @@ def planes(graph: Graph, height: int | None = None, width: int | None = None) ->
     """The planes of a graph by their tensors, for pictures of this size where the graph leaves it open."""
     shapes = {name: fact.shape for name, fact in infer_shapes(graph, height, width).items()}
     axes = {graph.input.name: 1 if graph.layout == "nchw" else 3}
-    for node in graph.skeleton.graph.node:
+    for node in picture_nodes(graph.skeleton.graph, graph.input.name):
         axis = _channel_axis(node, axes, shapes)
         axes |= {name: axis for name in node.output if name and axis in (1, 3)}
     found = {}
@@ -57,10 +59,10 @@ def _channel_axis(
     node: onnx.NodeProto, axes: Mapping[str, int], shapes: Mapping[str, tuple[int | None, ...] | None]
 ) -> int | None:
     inherited = next((axes[name] for name in node.input if name in axes), None)
-    if inherited is None or node.op_type in _LOSES_THE_PLANE:
-        return None
     if node.op_type in CHANNELS_FIRST:
         return 1
+    if inherited is None or node.op_type in _LOSES_THE_PLANE:
+        return None
     if node.op_type == "Transpose":
         moved = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
         return moved[0].index(inherited) if moved and len(moved[0]) == 4 else None

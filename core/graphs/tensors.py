@@ -25,6 +25,7 @@ BATCHES = (2, 3)
 """A symbolic batch is looked at as both: what then differs depends on it."""
 _HINT = 64  # numbers up to which a value is shown to shape inference: sizes, pads, axes, scales
 _READS_ONLY_THE_SHAPE = ("Shape", "Size")
+_POOLS, _POOLS_AGREE = ("MaxPool", "AveragePool", "LpPool"), 22
 _LIKE_INPUT = ("GroupNormalization", "MeanVarianceNormalization")  # onnx has no shape inference for them
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout")
 """Operators of which two with the same inputs differ."""
@@ -154,7 +155,10 @@ def infer(
     version = opsets.get(domain, 1)
     if not domain and node.op_type in _LIKE_INPUT:
         return [Fact(inputs[0].type)]
-    schema = _schema(node.op_type, version, domain)
+    if _rounds_up(node):  # before opset 22 onnx counts a window that starts behind the plane; ORT never does
+        schema = _schema(node.op_type, max(version, _POOLS_AGREE), domain)
+    else:
+        schema = _schema(node.op_type, version, domain)
     if schema is None:
         return [NOTHING] * len(node.output)
     types = _inferred_types(node, known, schema, opsets, strict)
@@ -164,6 +168,15 @@ def infer(
         Fact.of_array(value) if value is not None and value.size <= SMALL else output
         for output, value in zip(outputs, values, strict=True)
     ]
+
+
+def _rounds_up(node: onnx.NodeProto) -> bool:
+    """Whether it is a pool with ceil_mode."""
+    return (
+        node.op_type in _POOLS
+        and node.domain in ("", "ai.onnx")
+        and any(attribute.name == "ceil_mode" and attribute.i for attribute in node.attribute)
+    )
 
 
 @cache
@@ -211,7 +224,7 @@ def _values(
     if node.op_type == "Constant":
         value = helper.get_attribute_value(node.attribute[0])
         return [numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)]
-    if node.domain not in ("", "ai.onnx") or node.op_type in RANDOM:
+    if node.domain not in ("", "ai.onnx") or node.op_type in RANDOM or _rounds_up(node):
         return unknown
     feeds = {}
     for name, fact in zip(node.input, inputs, strict=True):

@@ -1,6 +1,7 @@
 """Saliency: linear networks, noise whose statistics are known, and guided backpropagation by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,3 +222,14 @@ def test_the_check_finds_that_a_linear_network_s_map_is_its_weights() -> None:
     (stage,) = result.data["check"]["randomisation"]["stages"]
     assert stage["layers"] == 1 and abs(stage["correlation"]) < 0.9
     assert "depends on the class" in result.text
+
+
+def test_the_check_finds_guided_backpropagation_out(data: Path) -> None:
+    """Adebayo's result, on a trained network: the plain gradient passes, guided does not see the class."""
+    model = cnnkit.Model.load(data / "weights" / "mobilenet_v1_0.25_128.onnx", preprocess="tf", fit="squash")
+    picture = data / "images" / "free" / "chelsea.png"
+    found = {method: run(picture, model, method=method, check=True) for method in ("gradient", "guided")}
+    verdicts = {method: one.data["check"]["class"]["passes"] for method, one in found.items()}
+    assert verdicts == {"gradient": True, "guided": False}
+    assert found["gradient"].data["check"]["randomisation"]["passes"]
+    assert "HARDLY DEPENDS ON THE CLASS" in found["guided"].text

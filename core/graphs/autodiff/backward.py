@@ -96,12 +96,25 @@ def _apply(builder: Builder, node: Node, table: Mapping[str, Rule]) -> Gradients
             f"node '{node.name}' uses; a plugin adds one under the entry point '{node.operator}' of "
             "cnnkit.gradient_rules (see docs/plugins.md)"
         )
-    return table[node.operator](builder.op, node, node.gradients[0], *node.inputs)
+    found = table[node.operator](builder.op, node, node.gradients[0], *node.inputs)
+    if not isinstance(found, tuple | list):
+        raise ModelError(
+            f"the rule of {node.operator} returned {found!r}; it has to return a tuple with a gradient, or "
+            "None, for each input of the node"
+        )
+    return tuple(found)
 
 
 def _summed_to(builder: Builder, node: Node, gradient: Tensor, tensor: Tensor) -> Tensor:
     """A gradient summed over the axes along which the tensor was broadcast."""
     op = builder.op
+    if not isinstance(gradient, Tensor):
+        raise ModelError(f"the rule of {node.operator} returned a gradient that is no tensor: {gradient!r}")
+    if gradient.dtype != tensor.dtype:
+        raise ModelError(
+            f"the rule of {node.operator} returned a gradient of type {gradient.dtype} for '{tensor}', which "
+            f"is {tensor.dtype}"
+        )
     if gradient.shape == tensor.shape:
         return gradient
     extra = gradient.rank - tensor.rank
@@ -110,14 +123,17 @@ def _summed_to(builder: Builder, node: Node, gradient: Tensor, tensor: Tensor) -
         for axis, size in enumerate(gradient.shape)
         if axis < extra or (tensor.shape[axis - extra] == 1 and size != 1)
     ]
+    summed = gradient
     if axes:
-        gradient = op.ReduceSum(gradient, axes, keepdims=1)
-        if extra:
-            gradient = op.Squeeze(gradient, list(range(extra)))
-    assert gradient.shape == tensor.shape, (
-        f"the rule of {node.operator} returned a gradient of shape {gradient.shape} for {tensor.shape}"
-    )
-    return gradient
+        summed = op.ReduceSum(gradient, axes, keepdims=1)
+        if extra > 0:
+            summed = op.Squeeze(summed, list(range(extra)))
+    if summed.shape != tensor.shape:
+        raise ModelError(
+            f"the rule of {node.operator} returned a gradient of shape {gradient.shape} for '{tensor}', "
+            f"whose shape is {tensor.shape}"
+        )
+    return summed
 
 
 def _one(tensor: Tensor) -> object:

@@ -5,6 +5,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from cnnkit import Builder
+from cnnkit.graphs.autodiff.backward import gradients
 from cnnkit.runtime.device import onnxruntime
 
 
@@ -74,3 +75,40 @@ def test_what_does_not_depend_on_the_batch_is_looked_at_once() -> None:
     assert graph.op.Relu(w).facts[0] is graph.op.Relu(w).facts[1]
     product = graph.op.MatMul(x, w)
     assert product.shape == (None, 5) and [fact.shape for fact in product.facts] == [(2, 5), (3, 5)]
+
+
+def test_what_follows_from_a_promoted_weight_is_no_longer_known() -> None:
+    graph = Builder()
+    x, p = graph.input("x", (3,)), graph.constant(np.array([3], np.float32), "p")
+    exponent = graph.op.Mul(p, 1.0)
+    y = graph.op.Pow(x, exponent)
+    assert exponent.value == [3]
+    assert graph.promote("p") == [3]
+    assert p.value is None and exponent.value is None and exponent.shape == (1,)
+
+    dx = graph.output(gradients(graph, y, ["x"])["x"])
+    session = onnxruntime().InferenceSession(
+        graph.model().SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    feeds = {"x": np.array([1, 2, 3], np.float32), "p": np.array([2], np.float32)}
+    assert session.run([dx], feeds)[0].tolist() == [2, 4, 6]
+
+
+def test_an_unnamed_constant_that_was_promoted_is_not_used_again() -> None:
+    graph = Builder()
+    one = graph.constant(1.0)
+    graph.promote(one)
+    assert graph.constant(1.0) != one
+
+
+@pytest.mark.parametrize(
+    "operator, sentence",
+    [
+        ("Reducesum", r"ONNX \(opset 18\) has no operator 'Reducesum'. Did you mean 'ReduceSum'\?"),
+        ("Gelu", r"ONNX \(opset 18\) has no operator 'Gelu'."),
+    ],
+)
+def test_an_operator_that_is_not_there(operator: str, sentence: str) -> None:
+    graph = Builder(opset=18)
+    with pytest.raises(ValueError, match=sentence):
+        graph.append(operator, [graph.input("x", (2,))])

@@ -21,6 +21,8 @@ import numpy as np
 
 from cnnkit.graphs.autodiff.rules.table import Gradients, Node, Operators, Tensor, axes_of, rule
 
+_MERGED = 8  # numbers up to which ONNX Runtime keeps equal constants once
+
 # Over a batch
 
 
@@ -75,11 +77,18 @@ def _affine(op: Operators, x: Tensor, factor: Tensor | None, offset: Tensor | No
     """x factor + offset with a number for each channel, in one pass over x.
 
     BatchNormalization is the operator that can do that; Mul and Add take two passes, and are slow where
-    planes are small.
+    planes are small. They are right for few channels, though: ONNX Runtime merges equal constants of up to 8
+    numbers, and where a batch norm in training mode overwrites one as its running mean, zeros are none.
     """
+    result: Tensor
     channels = x.shape[1] or 0
-    zeros, ones = [0.0] * channels, [1.0] * channels
-    result: Tensor = op.BatchNormalization(x, factor or ones, offset or zeros, zeros, ones, epsilon=0.0)
+    if channels <= _MERGED:
+        along = [-1] + [1] * (x.rank - 2)
+        result = op.Mul(x, op.Reshape(factor, along)) if factor else x
+        result = op.Add(result, op.Reshape(offset, along)) if offset else result
+    else:
+        zeros, ones = [0.0] * channels, [1.0] * channels
+        result = op.BatchNormalization(x, factor or ones, offset or zeros, zeros, ones, epsilon=0.0)
     return result
 
 

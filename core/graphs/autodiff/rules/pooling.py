@@ -33,6 +33,8 @@ class Windows:
     @staticmethod
     def of(node: Node, x: Tensor) -> "Windows":
         sizes, counts = ([size or 0 for size in tensor.shape[2:]] for tensor in (x, node.output))
+        if None in x.shape[2:]:
+            raise node.refusal("is not known where its windows slide over an open batch; fix its size")
         ones = [1] * len(sizes)
         kernel = node.attribute("kernel_shape")
         strides, dilations = node.attribute("strides", ones), node.attribute("dilations", ones)
@@ -142,6 +144,8 @@ def first_of_tile(op: Operators, windows: Windows, y: Tensor, x: Tensor) -> Tens
 @rule("AveragePool")
 def average_pool(op: Operators, node: Node, dy: Tensor, x: Tensor) -> Gradients:
     windows = Windows.of(node, x)
+    if node.attribute("ceil_mode", 0) and node.opset < 22:  # onnx may infer one window too many
+        dy = op.Reshape(dy, [0, 0, *windows.counts])
     cells = windows.cells(padding=bool(node.attribute("count_include_pad", 0)))
     share = op.Mul(dy, (1 / (cells if np.ptp(cells) else cells.flat[0])).astype(dy.dtype))
     return (windows.spread(op, share, x),)
@@ -175,15 +179,23 @@ def _slope_of_power(op: Operators, x: Tensor, p: int) -> Tensor:
 
 @rule("GlobalAveragePool")
 def global_average_pool(op: Operators, node: Node, dy: Tensor, x: Tensor) -> Gradients:
-    cells = int(np.prod([size or 0 for size in x.shape[2:]]))
-    return (op.Expand(op.Mul(dy, 1 / cells), op.shape(x)),)
+    sizes = [size or 0 for size in x.shape[2:]]
+    if all(sizes):
+        share = op.Mul(dy, 1 / int(np.prod(sizes)))
+    else:  # the batch was moved there
+        share = op.Div(dy, op.cast(op.Div(op.Size(x), op.Size(dy)), dy.dtype))
+    return (op.Expand(share, op.shape(x)),)
 
 
 @rule("GlobalMaxPool")
 def global_max_pool(op: Operators, node: Node, dy: Tensor, x: Tensor) -> Gradients:
     sizes = [size or 0 for size in x.shape[2:]]
     first = op.ArgMax(op.Reshape(x, [0, 0, -1]), axis=2, keepdims=1)
-    number = np.arange(np.prod(sizes)).reshape(sizes)
+    if all(sizes):
+        number = np.arange(np.prod(sizes)).reshape(sizes)
+    else:  # the batch was moved there
+        plane = op.Shape(x, start=2)
+        number = op.Reshape(op.Range(0, op.ReduceProd(plane, keepdims=0), 1), plane)
     return (op.Where(op.Equal(op.Reshape(first, [0, 0] + [1] * len(sizes)), number), dy, 0.0),)
 
 
@@ -196,7 +208,7 @@ def lrn(op: Operators, node: Node, dy: Tensor, x: Tensor) -> Gradients:
 
     def mean(values: Tensor, before: int) -> Tensor:
         """Over `size` channels, `before` of them in front; the missing ones at the ends count as zero."""
-        columns = op.Reshape(values, [0, 1, x.shape[1], -1])
+        columns = op.Unsqueeze(op.Reshape(values, [0, 0, -1]), [1])
         pads = [before, 0, size - 1 - before, 0]
         columns = op.AveragePool(columns, kernel_shape=[size, 1], pads=pads, count_include_pad=1)
         pooled: Tensor = op.Reshape(columns, op.shape(x))

@@ -41,8 +41,14 @@ def matmul(op: Operators, node: Node, dy: Tensor, a: Tensor, b: Tensor) -> Gradi
 
 def _product_of_batches(op: Operators, a: Tensor, dy: Tensor) -> Tensor:
     """A' dY, summed over the batches at once."""
-    a, dy = (tensor if tensor.rank == 2 else op.Reshape(tensor, [-1, tensor.shape[-1]]) for tensor in (a, dy))
+    a, dy = (tensor if tensor.rank == 2 else _as_rows(op, tensor) for tensor in (a, dy))
     return op.Gemm(a, dy, transA=1)  # type: ignore[no-any-return]
+
+
+def _as_rows(op: Operators, tensor: Tensor) -> Tensor:
+    columns = tensor.shape[-1]
+    sizes = op.Concat([-1], op.Shape(tensor, start=-1), axis=0) if columns is None else [-1, columns]
+    return op.Reshape(tensor, sizes)  # type: ignore[no-any-return]
 
 
 def _transposed(op: Operators, tensor: Tensor) -> Tensor:

@@ -129,14 +129,14 @@ def gather(op: Operators, node: Node, dy: Tensor, data: Tensor, indices: Tensor)
         behind = op.Shape(dy, start=axis + indices.rank)
         dy = op.Reshape(dy, op.Concat(op.Shape(dy, end=axis), [-1], behind, axis=0))
     if size is not None and places is not None:
-        return (_put_back(op, dy, axis, size, places.ravel() % size),)
+        return (_put_back(op, dy, axis, size, places.ravel().astype(np.int64) % size),)
     count = op.Shape(data, start=axis, end=axis + 1)
-    return (_scattered(op, dy, axis, count, op.Reshape(indices, [-1])),)
+    return (_scattered(op, dy, axis, count, op.Reshape(op.cast(indices, np.int64), [-1])),)
 
 
 @rule("GatherElements")
 def gather_elements(op: Operators, node: Node, dy: Tensor, data: Tensor, indices: Tensor) -> Gradients:
-    axis = node.attribute("axis", 0)
+    axis, indices = node.attribute("axis", 0), op.cast(indices, np.int64)
     return (_added(op, "ScatterElements", op.shape(data), indices, dy, axis=axis),)
 
 
@@ -155,7 +155,7 @@ def scatter(
     reduction = node.attribute("reduction", "none")
     if reduction not in ("none", "add"):
         raise node.refusal(f"is known for the reductions none and add, not for {reduction}")
-    zeros = op.zeros_like(updates)
+    zeros, indices = op.zeros_like(updates), op.cast(indices, np.int64)
     if node.operator == "ScatterND":
         kept, read = op.ScatterND(dy, indices, zeros), op.GatherND(dy, indices)
     else:

@@ -470,3 +470,21 @@ def test_sizes_that_come_out_of_the_graph() -> None:
     for batch in (1, 4):
         x = random(batch, 2, 3, dtype=np.float32)
         assert np.array_equal(evaluate(model, found, x=x)["x"], 2 * x)
+
+
+@pytest.mark.parametrize(
+    "returned, sentence",
+    [
+        (lambda op, dy: dy, r"rule of Relu returned 'gradient/.*'; it has to return a tuple"),
+        (lambda op, dy: None, "rule of Relu returned None; it has to return a tuple"),
+        (lambda op, dy: ("dy",), "rule of Relu returned a gradient that is no tensor: 'dy'"),
+        (lambda op, dy: (op.Cast(dy, to=11),), "of type float64 for 'x', which is float32"),
+        (lambda op, dy: (op.Transpose(dy),), r"shape \(3, 2\) for 'x', whose shape is \(2, 3\)"),
+        (lambda op, dy: (op.ReduceSum(dy, keepdims=0),), r"shape \(\) for 'x', whose shape is \(2, 3\)"),
+    ],
+)
+def test_what_a_rule_returns_wrongly_is_one_sentence(returned: Any, sentence: str) -> None:
+    builder = Builder()
+    y = builder.op.Relu(builder.input("x", (2, 3)))
+    with pytest.raises(ModelError, match=sentence):
+        gradients(builder, y, ["x"], rules={"Relu": lambda op, node, dy, x: returned(op, dy)})

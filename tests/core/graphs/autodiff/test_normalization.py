@@ -377,3 +377,22 @@ def test_half_precision(write: Write, shapes: list[tuple[int, ...]]) -> None:
     for half, double in zip(*found, strict=True):
         assert half.dtype == np.float16
         assert np.abs(half - double).max() <= 2e-3 * np.abs(double).max()
+
+
+def test_running_statistics_that_look_like_constants() -> None:
+    """ONNX Runtime keeps equal short constants once; a batch norm in training overwrites its statistics."""
+    r = np.random.default_rng(0)
+    x, scale = r.standard_normal((6, 4, 5)) + 3, r.standard_normal(4)
+
+    def in_one_mode(mean: float, var: float) -> Any:
+        def write(op: Any, x: Any, s: Any) -> Any:
+            b, m, v = (np.full(4, value, np.float32) for value in (0.5, mean, var))
+            y = op.BatchNormalization(x, s, b, m, v, training_mode=1, output=3)[0]
+            return op.Mul(y, y)  # whose gradient has to wait for y
+
+        arrays = [array.astype(np.float32) for array in (x, scale)]
+        seed = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+        return run_gradients(write, *arrays, seed=seed)[1]
+
+    for got, want in zip(in_one_mode(0, 1), in_one_mode(0.3, 2), strict=True):
+        assert np.allclose(got, want, rtol=1e-4, atol=1e-5)

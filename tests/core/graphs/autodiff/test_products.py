@@ -183,3 +183,10 @@ def test_einsum_as_torch(equation: str, shapes: list[tuple[int, ...]]) -> None:
     torch = pytest.importorskip("torch")
     arrays = [random(*shape, seed=index) for index, shape in enumerate(shapes)]
     assert_as_torch(operator("Einsum", equation=equation), lambda *t: torch.einsum(equation, *t), *arrays)
+
+
+def test_rows_that_are_the_batch() -> None:
+    def write(op: Any, x: Any) -> Any:
+        return op.MatMul(op.Transpose(x, perm=[1, 2, 0]), op.ReduceSum(x, [1], keepdims=0))
+
+    assert_slopes(write, np.random.default_rng(0).standard_normal((5, 3, 4)), batch=True)

@@ -489,3 +489,24 @@ def test_pads_as_torch(mode: str) -> None:
 )
 def test_as_torch(write: Write, in_torch: Callable[..., Any]) -> None:
     assert_as_torch(write, in_torch, random(3, 3, 4).astype(np.float32))
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("operator", ["Gather", "GatherElements", "ScatterElements"])
+def test_indices_of_32_bits(operator: str, known: bool) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
+    indices = np.array([[2, -3], [-1, 0]], np.int32)
+
+    def write(op: Any, x: Any, i: Any) -> Any:
+        more = (op.Mul(op.Gather(x, np.array([0, 1]), axis=0), 1.0),) if operator == "ScatterElements" else ()
+        return getattr(op, operator)(x, indices if known else i, *more, axis=0)
+
+    shape = {"Gather": (2, 2, 2), "GatherElements": (2, 2), "ScatterElements": (3, 2)}[operator]
+    seed = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + 1
+    _, (dx,) = run_gradients(write, x, indices, seed=seed)
+    expected = {
+        "Gather": [[3 + 7, 4 + 8], [0, 0], [1 + 5, 2 + 6]],
+        "GatherElements": [[0, 2 + 4], [0, 0], [1 + 3, 0]],
+        "ScatterElements": [[1 + 5, 0 + 2], [3 + 5, 4 + 2], [0, 6]],
+    }[operator]
+    assert dx.tolist() == expected
