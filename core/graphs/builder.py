@@ -145,8 +145,8 @@ class Builder:
             if changed.isdisjoint(read_by(node)):
                 continue
             for output, *now in zip(node.output, *self._inferred(node, strict=False), strict=True):
-                facts = zip(self._tensors[output].facts, now, strict=True) if output else ()
-                if any(old.value is not None or old.type != new.type for old, new in facts):
+                both = list(zip(self._tensors[output].facts, now, strict=True)) if output else []
+                if any(old.value is not None or old.type != new.type for old, new in both):
                     self._set(output, now)
                     changed.add(output)
 
@@ -267,7 +267,7 @@ class Builder:
 
     def _learn(self, name: str, facts: Sequence[Fact]) -> Tensor:
         if name in self._tensors:
-            raise ValueError(f"the graph has two tensors called '{name}'")
+            raise ModelError(f"the graph has two tensors called '{name}'; give one of them another name")
         self._tensors[name] = Tensor(name, ())
         self._set(name, facts)
         return self._tensors[name]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from cnnkit import Builder
+from cnnkit import Builder, ModelError
 from cnnkit.graphs.autodiff.backward import gradients
 from cnnkit.runtime.device import onnxruntime
 
@@ -39,7 +39,7 @@ def test_several_outputs_and_left_out_inputs() -> None:
 def test_one_name_means_one_tensor() -> None:
     graph = Builder()
     graph.input("x", (1,))
-    with pytest.raises(ValueError, match="two tensors called 'x'"):
+    with pytest.raises(ModelError, match="two tensors called 'x'"):
         graph.constant(np.zeros(1), "x")
 
 
