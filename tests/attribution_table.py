@@ -129,7 +129,7 @@ class Bench:
                 assert difference < 1e-4, f"{name} differs from {method.name} by {difference:.1e}"
 
 
-def rows(found: Mapping[str, list[dict[str, float]]], seconds: Mapping[str, float]) -> list[str]:
+def rows(found: Mapping[str, list[dict[str, float]]]) -> list[str]:
     """The lines of the table, and of what is worse than a control."""
     known = {method.name: method for method in METHODS if method.name in found}
     means = {
@@ -137,8 +137,8 @@ def rows(found: Mapping[str, list[dict[str, float]]], seconds: Mapping[str, floa
         for name, pictures in found.items()
     }
     lines = [
-        "| map | deletion ↓ | insertion ↑ | average drop ↓ | increase ↑ | better than both controls | s |",
-        "|---|--:|--:|--:|--:|---|--:|",
+        "| map | deletion ↓ | insertion ↑ | average drop ↓ | increase ↑ | better than both controls |",
+        "|---|--:|--:|--:|--:|---|",
     ]
     failures = []
     for name, method in known.items():
@@ -160,7 +160,7 @@ def rows(found: Mapping[str, list[dict[str, float]]], seconds: Mapping[str, floa
         verdict = ("**no**: " + ", ".join(worse) if worse else "yes") if method.operation else "control"
         lines.append(
             f"| {told} | {areas} | {100 * average_drop(whole, masked):.1f} % "
-            f"| {100 * increase_in_confidence(whole, masked):.0f} % | {verdict} | {seconds[name]:.1f} |"
+            f"| {100 * increase_in_confidence(whole, masked):.0f} % | {verdict} |"
         )
     if failures:
         lines += ["", f"**Not better than a control:** {'; '.join(failures)}."]
@@ -194,18 +194,16 @@ def main() -> None:
     given = parser.parse_args()
     pictures = sorted((given.data / "images" / "imagenet_val").glob("*.JPEG"))[: given.pictures]
     bench = Bench(pictures, given.data, given.threads)
-    kept = json.loads(given.results.read_text()) if given.results.exists() else {"found": {}, "seconds": {}}
+    kept = json.loads(given.results.read_text()) if given.results.exists() else {}
     for method in _chosen(given.methods):
-        if len(kept["found"].get(method.name, [])) == len(pictures):
+        if len(kept.get(method.name, [])) == len(pictures):
             continue
         start = time.perf_counter()
         bench.same(method)
-        kept["found"][method.name] = bench.measure(method)
-        took = time.perf_counter() - start
-        kept["seconds"][method.name] = took / len(pictures)
+        kept[method.name] = bench.measure(method)
         given.results.write_text(json.dumps(kept))
-        print(f"{method.name}: {took:.0f} s", flush=True)
-    table = rows(kept["found"], kept["seconds"])
+        print(f"{method.name}: {time.perf_counter() - start:.0f} s", flush=True)
+    table = rows(kept)
     print("\n".join(table))
     if given.page:
         text = given.page.read_text("utf-8")

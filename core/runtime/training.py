@@ -145,8 +145,8 @@ class TrainingSession:
             held = {graph.gradients[name]: graph.state[tensor] for name, tensor in graph.parameters.items()}
             held |= {after: graph.state[name] for name, after in graph.statistics.items()}
             self._gradients = {name: self._to_device(np.zeros_like(value)) for name, value in held.items()}
-            moved = {name: after for name, after in graph.updates.items() if name not in graph.overwritable}
-            self._spare = {name: self._to_device(np.zeros_like(graph.state[name])) for name in moved}
+            apart = graph.updates.keys() - graph.overwritable
+            self._spare = {name: self._to_device(np.zeros_like(graph.state[name])) for name in apart}
         values = self._differentiate(feeds, self._gradients)
         for name in graph.updates:
             self._held_one(name)
