@@ -1,7 +1,7 @@
 """Fixtures that every room of the tests shares."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import pytest
@@ -42,3 +42,14 @@ def write_distribution() -> WriteDistribution:
         return folder
 
     return write
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """A test that compares with an oracle skips where the oracle is not installed."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        if item.get_closest_marker("oracle") is None:
+            raise
+        pytest.skip(f"{error.name} is not installed")

@@ -72,14 +72,13 @@ def where(op: Operators, node: Node, dy: Tensor, condition: Tensor, a: Tensor, b
 def clip(
     op: Operators, node: Node, dy: Tensor, x: Tensor, low: Tensor | None = None, high: Tensor | None = None
 ) -> Gradients:
-    dx, d_low, d_high = dy, None, None
-    if low is not None:
-        dx = op.Where(op.Greater(node.output, low), dx, 0.0)
-        d_low = op.Where(op.Less(x, low), dy, 0.0)
-    if high is not None:
-        dx = op.Where(op.Less(node.output, high), dx, 0.0)
-        d_high = op.Where(op.Greater(x, high), dy, 0.0)
-    return dx, d_low, d_high
+    d_low = None if low is None else op.Where(op.Less(x, low), dy, 0.0)
+    d_high = None if high is None else op.Where(op.Greater(x, high), dy, 0.0)
+    inside = [] if low is None else [op.Greater(node.output, low)]
+    inside += [] if high is None else [op.Less(node.output, high)]
+    if len(inside) == 2:
+        inside = [op.And(*inside)]
+    return op.Where(inside[0], dy, 0.0) if inside else dy, d_low, d_high
 
 
 @rule("Abs")
