@@ -240,6 +240,7 @@ def test_ways_as_keras(epsilon: float, decay: float) -> None:
 
 
 @pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Keras on numpy 2
 def test_the_formula_of_keras_is_kerass() -> None:
     keras = pytest.importorskip("keras")
     place = keras.Variable(np.array([-1.2, 1.0]), dtype="float64")
