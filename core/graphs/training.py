@@ -56,7 +56,7 @@ class TrainingGraph:
     @property
     def update_model(self) -> onnx.ModelProto:
         """From gradients, state and settings to the next state."""
-        return self.model(self.updates, given=self.gradients.values())
+        return _without_copies(self.model(self.updates, given=self.gradients.values()))
 
     @property
     def overwritable(self) -> frozenset[str]:
@@ -130,6 +130,24 @@ def training_graph(
         for tensor in group.values():
             builder.output(tensor)
     return graph
+
+
+def _without_copies(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its outputs computed in place of copied: a pass over all parameters less."""
+    made = {name for node in model.graph.node for name in node.output}
+    copies = {}
+    for node in model.graph.node:
+        if node.op_type == "Identity" and node.input[0] in made:
+            copies.setdefault(node.input[0], node)
+    last = {name: node.output[0] for name, node in copies.items()}
+    kept = [node for node in model.graph.node if not any(node is copy for copy in copies.values())]
+    for node in kept:
+        node.input[:] = [last.get(name, name) for name in node.input]
+        node.output[:] = [last.get(name, name) for name in node.output]
+    graph = onnx.GraphProto(node=kept)
+    del model.graph.node[:]
+    model.graph.node.extend(graph.node)
+    return model
 
 
 def _append_updates(
