@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("case", choices=list(CNNKIT))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rewrites", choices=["none", "measured"], help="default: measured for style")
+    parser.add_argument("--rewrites", choices=["none", "measured"], default="measured")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -280,11 +280,10 @@ def main() -> None:
             run()
         print(own_peak_memory())
         return
-    rewrites = given.rewrites or ("measured" if given.case == "style" else "none")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
         WRITE[given.case](file)
-        compare(given.case, file, rewrites, given.threads, given.pairs)
+        compare(given.case, file, given.rewrites, given.threads, given.pairs)
 
 
 def compare(case: str, file: Path, rewrites: str, threads: int, pairs: int) -> None:
