@@ -135,7 +135,7 @@ def training_graph(
 def _without_copies(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its outputs computed in place of copied: a pass over all parameters less."""
     made = {name for node in model.graph.node for name in node.output}
-    copies = {}
+    copies: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
         if node.op_type == "Identity" and node.input[0] in made:
             copies.setdefault(node.input[0], node)
