@@ -25,6 +25,7 @@ from cnnkit.plugins.explaining import (
     draw,
     extremes,
     shown,
+    told,
 )
 from cnnkit.plugins.heads import Head, head_of
 from cnnkit.plugins.sanity import examine
@@ -104,11 +105,7 @@ def cam(picture: Image, model: Model, options: CamOptions, context: Context) -> 
 
 
 def _remark(target: dict[str, Any]) -> str:
-    place = target["place"]
-    return (
-        f"mean {target['mean']:.3g} and bias {target['bias']:.3g}; map {target['lowest']:.3g} to "
-        f"{target['highest']:.3g}, highest at row {place['row']}, column {place['column']}"
-    )
+    return f"mean {target['mean']:.3g} and bias {target['bias']:.3g}; {told(target)}"
 
 
 @hookimpl

@@ -1,7 +1,7 @@
 """What operations share that explain a score: their options, the question, its gradients, what is shown."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Annotated, Any, Literal, Protocol, TypeVar
@@ -207,6 +207,15 @@ def extremes(question: Question, heat: Array) -> dict[str, Any]:
         "highest": float(heat.max()),
         "place": {"row": row, "column": column},
     }
+
+
+def told(extremes: Mapping[str, Any]) -> str:
+    """What `extremes` found, in words."""
+    place = extremes["place"]
+    return (
+        f"map {extremes['lowest']:.3g} to {extremes['highest']:.3g}, "
+        f"highest at row {place['row']}, column {place['column']}"
+    )
 
 
 def on_picture(edge: float, axis: int, geometry: Geometry) -> float:

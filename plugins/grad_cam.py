@@ -50,6 +50,7 @@ from cnnkit.plugins.explaining import (
     parse_target,
     per_model,
     shown,
+    told,
 )
 from cnnkit.plugins.sanity import examine
 from cnnkit.plugins.slopes import Slopes
@@ -333,11 +334,7 @@ def run(picture: Image, model: Model, options: GradCamOptions, context: Context)
 def _remark(target: dict[str, Any]) -> str:
     if len(target["empty"]) == 1:
         return f"nothing for it: {next(iter(target['empty'].values()))}"
-    place = target["place"]
-    return (
-        f"map {target['lowest']:.3g} to {target['highest']:.3g}, "
-        f"highest at row {place['row']}, column {place['column']}"
-    )
+    return told(target)
 
 
 @hookimpl

@@ -33,6 +33,7 @@ from cnnkit.plugins.explaining import (
     extremes,
     fine,
     shown,
+    told,
 )
 from cnnkit.plugins.sanity import examine
 from cnnkit.plugins.slopes import Slopes
@@ -185,17 +186,9 @@ def saliency(picture: Image, model: Model, options: SaliencyOptions, context: Co
             question, lambda question: reduced(gradients(question, options, context)), context
         )
         below += verdicts
-    text = described(question, [_remark(target) for target in targets], *below)
+    text = described(question, [told(target) for target in targets], *below)
     arrays = {"classes": np.array(question.targets), "attributions": attributions, "heatmap": heatmap}
     return Result(pictures, arrays, data, text=text)
-
-
-def _remark(target: dict[str, Any]) -> str:
-    place = target["place"]
-    return (
-        f"map {target['lowest']:.3g} to {target['highest']:.3g}, "
-        f"highest at row {place['row']}, column {place['column']}"
-    )
 
 
 @hookimpl

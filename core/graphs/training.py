@@ -3,6 +3,7 @@
 import fnmatch
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class TrainingGraph:
         """The graph with these of its tensors as outputs, and those in `given` as inputs."""
         return self.builder.model(only=[t for group in groups for t in group.values()], given=given)
 
-    @property
+    @cached_property
     def update_model(self) -> onnx.ModelProto:
         """From gradients, state and settings to the next state."""
         return _without_copies(self.model(self.updates, given=self.gradients.values()))
