@@ -25,8 +25,8 @@ from cnnkit.plugins.sanity import spearman
 
 def parse_methods(value: Any) -> tuple[str, ...]:
     """Operations with commas, each possibly with a method: grad-cam, saliency:smoothgrad."""
-    words = value.split(",") if isinstance(value, str) else value
-    methods = tuple(str(word).strip() for word in words)
+    texts = [value] if isinstance(value, str) else value
+    methods = tuple(word.strip() for text in texts for word in str(text).split(","))
     if not methods or not all(methods):
         raise ValueError("methods are operations with commas, such as grad-cam,saliency:smoothgrad")
     return methods

@@ -50,6 +50,7 @@ def test_a_method_that_does_not_suit_leaves_its_place_empty() -> None:
 
 def test_methods_as_people_write_them() -> None:
     assert parse_methods("cam, saliency:guided") == parse_methods(["cam", "saliency:guided"])
+    assert parse_methods(["cam,saliency:guided"]) == ("cam", "saliency:guided")  # as the command line has it
     for wrong in ("", "cam,,saliency", []):
         with pytest.raises(ValueError, match="operations with commas"):
             parse_methods(wrong)
