@@ -75,7 +75,7 @@ def cam(picture: Image, model: Model, options: CamOptions, context: Context) -> 
         told = {"mean": float(one.mean(dtype=np.float64)), "bias": head.bias_of(target)}
         told["delta"] = told["mean"] + told["bias"] - float(question.scores[target])
         targets.append(question.said(target) | told | extremes(question, one))
-    layer = next((layer.name for layer in model.layers if layer.tensor == head.tensor), head.tensor)
+    layer = next((layer.name for layer in model.parts if layer.tensor == head.tensor), head.tensor)
     through = "one dense layer" if head.weights is not None else "no dense layer: each class has its channel"
     reason = f"layer '{layer}': averaged over its plane, {head.plane}; {through}"
     data: dict[str, Any] = {

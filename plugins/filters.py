@@ -125,15 +125,15 @@ def find_kernel(model: Model, pattern: str | None) -> tuple[Layer, NDArray[np.fl
     Raises UsageError, which names layers that have one.
     """
     if pattern is None:
-        asked = [layer for layer in model.layers if layer.operator == "Conv"] or list(model.layers)
+        asked = [part for part in model.parts if part.operator == "Conv"] or list(model.layers)
     else:
         asked = list(model.find(pattern))
-    parts = [part for layer in asked for part in model.layers if part.name.startswith(f"{layer.name}/")]
+    parts = [part for layer in asked for part in model.parts if part.name.startswith(f"{layer.name}/")]
     for layer in asked + parts:
         kernel = kernel_of(model.graph, layer)
         if kernel is not None:
             return layer, kernel
-    having = [layer.name for layer in model.layers if kernel_of(model.graph, layer) is not None]
+    having = [layer.name for layer in model.parts if kernel_of(model.graph, layer) is not None]
     more = f" and {len(having) - NAMED} more" if len(having) > NAMED else ""
     operators = " ".join(sorted({layer.operator for layer in asked}))
     raise UsageError(
@@ -286,7 +286,7 @@ def drawn(
 
 def reads_picture(model: Model, layer: Layer) -> bool:
     """Whether the layer is the first one with a kernel: its input channels are those of the picture."""
-    return layer == next(other for other in model.layers if other.operator in WITH_KERNEL)
+    return layer == next(other for other in model.parts if other.operator in WITH_KERNEL)
 
 
 @hookimpl

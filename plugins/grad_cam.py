@@ -254,7 +254,7 @@ def emptiness(
 
 def _activation_after(model: Model, layer: Layer) -> str | None:
     reading = {node.output[0] for node in model.graph.skeleton.graph.node if layer.tensor in node.input}
-    after = [one for one in model.layers if one.tensor in reading and one.operator in ACTIVATIONS]
+    after = [one for one in model.parts if one.tensor in reading and one.operator in ACTIVATIONS]
     return after[0].name if after else None
 
 

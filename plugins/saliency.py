@@ -107,7 +107,7 @@ def gradients(question: Question, options: SaliencyOptions, context: Context) ->
     rules = None
     if options.method == "guided":
         rules = GUIDED
-        if not any(layer.operator in GUIDED for layer in question.model.layers):
+        if not any(layer.operator in GUIDED for layer in question.model.parts):
             raise ModelError(
                 f"guided backpropagation changes the gradient of Relu, and '{question.model.name}' has none: "
                 "take --method gradient"

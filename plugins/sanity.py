@@ -98,7 +98,7 @@ def shuffled(model: Model, names: Sequence[str], context: Context) -> Model:
 def _from_the_top(model: Model) -> list[list[str]]:
     """The weights of the layers of each stage."""
     weights = {tensor.name for tensor in model.graph.skeleton.graph.initializer if len(tensor.dims) > 1}
-    nodes = [model.graph.producers[layer.tensor] for layer in reversed(model.layers)]
+    nodes = [model.graph.producers[layer.tensor] for layer in reversed(model.parts)]
     found = dict.fromkeys(name for node in nodes if (name := _weight(node, model, weights)))
     counts = [min(len(found), max(1, round(part * len(found)) if index else 1))
               for index, part in enumerate(STAGES)]  # fmt: skip

@@ -69,7 +69,7 @@ def _score(builder: Builder, model: Model, text: str) -> Any:
     name, colon, choice = text.partition(":")
     if name in ("logits", "probabilities"):
         return _score_of_class(builder, model, name, choice if colon else None)
-    names = {name for layer in model.layers for name in (layer.name, layer.tensor)}
+    names = {name for part in model.parts for name in (part.name, part.tensor)}
     name, colon, choice = text, "", ""
     if ":" in text and text not in names.union(builder.inputs, builder.weights):  # tf2onnx writes `m/Relu:0`
         name, colon, choice = text.rpartition(":")

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from cnnkit.errors import ModelError
+from cnnkit.graphs.builder import needed_nodes
 from cnnkit.graphs.checking import check_model
 from cnnkit.graphs.layers import Layer as Layer
-from cnnkit.graphs.layers import find_layers, layers_of, read_by
+from cnnkit.graphs.layers import find_layers, layers_of, parts_of, read_by
 from cnnkit.graphs.loading import Files, array_of, is_elsewhere, read_skeleton
 
 
@@ -33,18 +34,19 @@ class Graph:
     """A graph whose large weights stay in their file.
 
     `skeleton` is the ONNX model with references in place of those weights; `proto` is the whole. `files` is
-    None when everything is in the skeleton.
+    None when everything is in the skeleton. `as_read` says that nothing was changed since it was read.
     """
 
     skeleton: onnx.ModelProto
     files: Files | None = None
+    as_read: bool = False
 
     @staticmethod
     def load(path: str | Path) -> "Graph":
         """Read and check a model file. Raises ModelError, one sentence for each thing that can be wrong."""
         skeleton, files = read_skeleton(Path(path))
         check_model(skeleton, str(path))
-        return Graph(skeleton, files)
+        return Graph(skeleton, files, as_read=True)
 
     @staticmethod
     def of(proto: onnx.ModelProto) -> "Graph":
@@ -62,12 +64,17 @@ class Graph:
         return tuple(map(_tensor, self.skeleton.graph.output))
 
     @cached_property
+    def parts(self) -> tuple[Layer, ...]:
+        """Every node that carries the picture on: the layers, and the nodes inside of them."""
+        return parts_of(self.skeleton, self.input.name)
+
+    @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        return layers_of(self.skeleton, self.input.name)
+        return layers_of(self.skeleton, self.parts)
 
     def find(self, patterns: str | Sequence[str]) -> tuple[Layer, ...]:
-        """The layers that the patterns name, in graph order; see `find_layers`."""
-        return find_layers(self.layers, patterns)
+        """The layers, or nodes inside, that the patterns name, in graph order; see `find_layers`."""
+        return find_layers(self.layers, patterns, self.parts)
 
     @cached_property
     def layout(self) -> Literal["nchw", "nhwc"]:
@@ -103,14 +110,23 @@ class Graph:
         return {tensor.name: tensor for tensor in self.skeleton.graph.initializer}
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """The value, not writable, of a weight or of a Constant node's output; None for any other tensor."""
+        """The value, not writable, of a weight, also through Identity and Cast, or of a Constant node.
+
+        None for any other tensor.
+        """
         if tensor := self._initializers.get(name):
             return array_of(tensor, self.files)
         node = self.producers.get(name)
-        if node is None or node.op_type != "Constant":
+        if node is None or node.op_type not in ("Constant", "Identity", "Cast"):
             return None
-        value = helper.get_attribute_value(node.attribute[0])
-        return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+        if node.op_type == "Constant":
+            value = helper.get_attribute_value(node.attribute[0])
+            return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+        source = self.constant(node.input[0])
+        if source is None or node.op_type == "Identity":
+            return source
+        to = next(attribute.i for attribute in node.attribute if attribute.name == "to")
+        return source.astype(helper.tensor_dtype_to_np_dtype(to), copy=False)
 
     @property
     def proto(self) -> onnx.ModelProto:
@@ -131,26 +147,32 @@ class Graph:
         Raises ModelError for a tensor that the picture does not lead to.
         """
         names = list(dict.fromkeys(tensors))
-        graph = self.skeleton.graph
         known = {self.input.name, *self.producers}
         for name in names:
             if name not in known:
                 raise ModelError(f"the network has no tensor '{name}'")
-        needed = set(names)
-        nodes = []
-        for node in reversed(graph.node):
-            if needed.intersection(node.output):
-                nodes.append(node)
-                needed |= read_by(node)
+        return self.rebuilt(self.skeleton.graph.node, self.skeleton.graph.initializer, names)
+
+    def rebuilt(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        weights: Iterable[onnx.TensorProto],
+        outputs: Iterable[str],
+    ) -> "Graph":
+        """The graph with these nodes and weights in place of its own, of only what the outputs need."""
+        graph, names = self.skeleton.graph, list(outputs)
+        kept = needed_nodes(nodes, names)
+        needed = {name for node in kept for name in read_by(node)}.union(names)
         part = onnx.ModelProto(
             ir_version=self.skeleton.ir_version,
+            producer_name=self.skeleton.producer_name,
             opset_import=self.skeleton.opset_import,
             functions=self.skeleton.functions,
             metadata_props=self.skeleton.metadata_props,
         )
         part.graph.name = graph.name
-        part.graph.node.extend(reversed(nodes))
-        part.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in needed)
+        part.graph.node.extend(kept)
+        part.graph.initializer.extend(tensor for tensor in weights if tensor.name in needed)
         part.graph.sparse_initializer.extend(graph.sparse_initializer)
         part.graph.input.append(picture_input(graph))
         declared = {value.name: value for value in [*graph.value_info, *graph.output, picture_input(graph)]}
@@ -160,7 +182,7 @@ class Graph:
     @cached_property
     def sha256(self) -> str:
         """Of the files that the graph was read from, else of its serialised form; hexadecimal."""
-        if self.files:
+        if self.files and self.as_read:
             return self.files.sha256()
         return hashlib.sha256(self.skeleton.SerializeToString(deterministic=True)).hexdigest()
 

@@ -10,58 +10,79 @@ from fnmatch import fnmatchcase
 import onnx
 
 from cnnkit.errors import UsageError, did_you_mean
+from cnnkit.graphs.naming import readable_names
 
 LAYERS_KEY = "cnnkit.layers"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One node of the graph, and the tensor that it computes (its first output)."""
+    """A layer, or one node inside of it, and the tensor that it computes (its first output).
+
+    `index` counts the layers; a node inside has that of its layer. `node` is what the file calls it.
+    """
 
     index: int
     name: str
     operator: str
     tensor: str
+    node: str = ""
 
 
-def layers_of(model: onnx.ModelProto, picture: str) -> tuple[Layer, ...]:
+def parts_of(model: onnx.ModelProto, picture: str) -> tuple[Layer, ...]:
     """Every node whose output depends on the values of the picture, in graph order.
 
-    A layer is called what the metadata say, else what its node is called, else what its tensor is called.
+    A node is called what the metadata say; without metadata as its module, see `readable_names`; else as in
+    the file, and if that has no name for it as its tensor. The nodes that the metadata name are the layers,
+    and the others lie inside the layer that ends behind them; a file without metadata has a layer for each.
     """
     given = {tensor: name for name, tensor in _named(model)}
     nodes = [node for node in picture_nodes(model.graph, picture) if node.output[0]]
     counts = Counter(node.name for node in nodes)
-    layers: list[Layer] = []
-    taken = set(given.values())
+    parts: list[Layer] = []
+    names = given or readable_names(model, nodes)
+    taken = set(names.values())
+    last = sum(node.output[0] in given for node in nodes) - 1 if given else len(nodes)
+    index = 0
     for node in nodes:
         tensor = node.output[0]
-        name = given.get(tensor) or (
+        name = names.get(tensor) or (
             node.name if node.name and counts[node.name] == 1 and node.name not in taken else tensor
         )
-        layers.append(Layer(len(layers), name, node.op_type, tensor))
-    return tuple(layers)
+        parts.append(Layer(min(index, max(last, 0)), name, node.op_type, tensor, node.name))
+        index += not given or tensor in given
+    return tuple(parts)
 
 
-def find_layers(layers: Sequence[Layer], patterns: str | Sequence[str]) -> tuple[Layer, ...]:
+def layers_of(model: onnx.ModelProto, parts: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Those of the parts that are layers: all where the metadata name none."""
+    given = {tensor for _, tensor in _named(model)}
+    return tuple(part for part in parts if part.tensor in given) or tuple(parts)
+
+
+def find_layers(
+    layers: Sequence[Layer], patterns: str | Sequence[str], parts: Sequence[Layer] = ()
+) -> tuple[Layer, ...]:
     """The layers that any of the patterns names, in graph order.
 
-    A pattern is a layer's name (or its tensor's); an index, from the end when negative; a range `3:9` of
+    A pattern is a layer's name (or its node's or tensor's); an index, from the end when negative; a range `3:9` of
     indices without its end, as in Python; or names with `*`, `?` and `[...]`. Commas separate patterns in one
-    text.
+    text. What names no layer may name one of the `parts`, the nodes inside layers.
 
     Raises UsageError for a pattern that names nothing.
     """
     texts = patterns.split(",") if isinstance(patterns, str) else patterns
-    found = {layer.index for text in texts for layer in _matching(layers, text.strip())}
-    return tuple(layer for layer in layers if layer.index in found)
+    parts = parts or layers
+    found = {layer.tensor for text in texts for layer in _matching(layers, parts, text.strip())}
+    return tuple(part for part in parts if part.tensor in found)
 
 
 def picture_nodes(graph: onnx.GraphProto, picture: str) -> Iterator[onnx.NodeProto]:
     """The nodes between the picture and the outputs; not those that only compute shapes or constants."""
     live = {picture}
     for node in graph.node:
-        if node.op_type not in ("Shape", "Size") and live.intersection(read_by(node)):
+        values = node.input[:1] if node.op_type == "CastLike" else read_by(node)
+        if node.op_type not in ("Shape", "Size") and live.intersection(values):
             live.update(node.output)
             live.discard("")
             yield node
@@ -85,12 +106,15 @@ def _named(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
             yield from json.loads(entry.value)
 
 
-def _matching(layers: Sequence[Layer], text: str) -> Iterable[Layer]:
-    exact = [layer for layer in layers if layer.name == text] or [
-        layer for layer in layers if layer.tensor == text
-    ]
-    if exact:
-        return exact
+def _matching(layers: Sequence[Layer], parts: Sequence[Layer], text: str) -> Iterable[Layer]:
+    for exact in (
+        [layer for layer in layers if layer.name == text],
+        [part for part in parts if part.name == text],
+        [part for part in parts if part.tensor == text],
+        [part for part in parts if part.node == text],
+    ):
+        if exact:
+            return exact
     if re.fullmatch(r"[+-]?\d+", text):
         if not -len(layers) <= int(text) < len(layers):
             raise UsageError(
@@ -106,6 +130,8 @@ def _matching(layers: Sequence[Layer], text: str) -> Iterable[Layer]:
             )
         return found
     found = [layer for layer in layers if fnmatchcase(layer.name, text)]
+    found = found or [part for part in parts if fnmatchcase(part.name, text)]
+    found = found or [part for part in parts if fnmatchcase(part.node, text)]
     if not found:
         hint = did_you_mean(text, (layer.name for layer in layers))
         raise UsageError(

@@ -1,7 +1,8 @@
 """Counting: output shapes, parameters, multiply-accumulates and memory of a graph, without running it."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -52,16 +53,19 @@ def measure(graph: Graph, height: int | None = None, width: int | None = None, b
     known = infer_shapes(graph, height, width, batch)
     weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.skeleton.graph.initializer}
     trained = _trained(graph)
-    rows, counted = [], set()
-    for layer in graph.layers:
-        node = graph.producers[layer.tensor]
-        mine = [name for name in trained.get(layer.tensor, ()) if name not in counted]
+    parameters: Counter[int] = Counter()
+    macs: dict[int, int | None] = {}
+    counted: set[str] = set()
+    for part in graph.parts:
+        mine = [name for name in trained.get(part.tensor, ()) if name not in counted]
         counted.update(mine)
-        rows.append(
-            LayerMeasure(
-                layer, known[layer.tensor].shape, sum(weights[name] for name in mine), _macs(node, known)
-            )
-        )
+        parameters[part.index] += sum(weights[name] for name in mine)
+        before, own = macs.get(part.index, 0), _macs(graph.producers[part.tensor], known)
+        macs[part.index] = None if before is None or own is None else before + own
+    rows = [
+        LayerMeasure(layer, known[layer.tensor].shape, parameters[layer.index], macs[layer.index])
+        for layer in graph.layers
+    ]
     items = graph.batch or batch
     return Measures(
         tuple(rows),
@@ -105,7 +109,7 @@ def _trained(graph: Graph) -> dict[str, list[str]]:
         for tensor in graph.skeleton.graph.initializer
         if tensor.dims and tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
     }
-    layers = {layer.tensor for layer in graph.layers}
+    layers = {part.tensor for part in graph.parts}
 
     @cache  # a graph, not a tree: its paths can be without number
     def weights(name: str) -> tuple[str, ...]:
@@ -146,15 +150,23 @@ def _macs(node: onnx.NodeProto, known: Mapping[str, Fact]) -> int | None:
 
 
 def _peak(graph: Graph, known: Mapping[str, Fact]) -> int:
-    """The largest sum of the bytes of activations that are alive at the same time."""
-    nodes = graph.skeleton.graph.node
-    sizes = {name: known[name].bytes for name in [graph.input.name, *graph.producers]}
+    names = [graph.input.name, *graph.producers]
+    sizes = {name: known[name].bytes for name in names}
+    return peak(graph.skeleton.graph.node, sizes, [output.name for output in graph.outputs])
+
+
+def peak(nodes: Sequence[onnx.NodeProto], sizes: Mapping[str, int], outputs: Iterable[str]) -> int:
+    """The largest sum of the bytes of tensors that are alive at the same time while nodes run in their order.
+
+    `sizes` are in bytes, by tensor; what no node computes is there from the start, what is not in it counts nothing.
+    """
     last = {name: step for step, node in enumerate(nodes) for name in read_by(node)}
-    last |= {output.name: len(nodes) for output in graph.outputs}
-    alive = peak = sizes.get(graph.input.name, 0)
+    last |= {name: len(nodes) for name in outputs}
+    made = {name for node in nodes for name in node.output}
+    alive = most = sum(size for name, size in sizes.items() if name in last and name not in made)
     for step, node in enumerate(nodes):
         alive += sum(sizes.get(name, 0) for name in node.output)
-        peak = max(peak, alive)
+        most = max(most, alive)
         alive -= sum(sizes.get(name, 0) for name in read_by(node) if last[name] == step)
         alive -= sum(sizes.get(name, 0) for name in node.output if name not in last)
-    return peak
+    return most

@@ -14,6 +14,7 @@ from cnnkit.errors import UsageError, did_you_mean
 from cnnkit.graphs.autodiff.backward import gradients
 from cnnkit.graphs.autodiff.rules import Rule
 from cnnkit.graphs.builder import Builder, Size, needed_nodes
+from cnnkit.graphs.measure import peak
 from cnnkit.graphs.model import Model
 from cnnkit.graphs.optimizers import Optimizer
 from cnnkit.graphs.tensors import Tensor
@@ -58,6 +59,23 @@ class TrainingGraph:
     def update_model(self) -> onnx.ModelProto:
         """From gradients, state and settings to the next state."""
         return _without_copies(self.model(self.updates, given=self.gradients.values()))
+
+    @property
+    def gradient_model(self) -> onnx.ModelProto:
+        """From what is fed, and the state, to losses, gradients, taps and the next statistics."""
+        return self.model(self.losses, self.gradients, self.taps, self.statistics)
+
+    @property
+    def bytes_alive(self) -> int:
+        """The most that the tensors of `gradient_model`, but its weights, take at the same time; for a fixed batch.
+
+        A runtime that computes in place needs less, and its scratch memory is not counted.
+        """
+        graph = self.gradient_model.graph
+        weights = {tensor.name for tensor in graph.initializer}
+        names = {name for node in graph.node for name in (*node.input, *node.output) if name} - weights
+        sizes = {name: self.builder.tensor(name).facts[0].bytes for name in names}
+        return peak(graph.node, sizes, [output.name for output in graph.output])
 
     @property
     def overwritable(self) -> frozenset[str]:
@@ -240,7 +258,7 @@ def tensor_named(builder: Builder, model: Model, name: str) -> str:
     """The tensor that `input`, a layer, a weight, or a tensor's own name means. Raises UsageError."""
     if name == "input":
         return model.graph.input.name
-    if name not in {layer.name for layer in model.layers} and name in {*builder.weights, *builder.inputs}:
+    if name not in {part.name for part in model.parts} and name in {*builder.weights, *builder.inputs}:
         return name
     try:
         layers = model.find([name])

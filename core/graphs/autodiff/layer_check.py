@@ -87,7 +87,7 @@ class LayerChecker:
         modern = modernised(graph.skeleton)
         self._constants = {tensor.name: tensor for tensor in modern.graph.initializer}
         self._builder = Builder.extending(modern, {self._picture: shape}, graph.files)
-        self._names = {layer.tensor: layer.name for layer in model.layers}
+        self._names = {part.tensor: part.name for part in model.parts}
         picked = {layer.tensor for layer in model.find(layers)} if layers else None
         end = of or graph.outputs[0].name
         flat = FLAT - self._table.keys()

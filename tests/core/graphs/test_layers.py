@@ -44,8 +44,17 @@ def test_a_layer_without_a_name_of_its_own_is_called_as_its_tensor(small: onnx.M
 
 def test_metadata_name_the_layers(small: onnx.ModelProto) -> None:
     small.graph.node[1].name = "anything"
-    onnx.helper.set_model_props(small, {"cnnkit.layers": json.dumps([["block1_conv1", "relu"]])})
-    assert names(Graph.of(small)) == ["conv", "block1_conv1", "pool", "flatten", "dense", "probabilities"]
+    listed = [["block1_conv1", "relu"], ["block1_pool", "pool"], ["predictions", "probabilities"]]
+    onnx.helper.set_model_props(small, {"cnnkit.layers": json.dumps(listed)})
+    graph = Graph.of(small)
+    assert names(graph) == ["block1_conv1", "block1_pool", "predictions"]
+    assert [(part.index, part.name) for part in graph.parts] == [
+        (0, "conv"), (0, "block1_conv1"), (1, "block1_pool"),
+        (2, "flatten"), (2, "dense"), (2, "predictions"),
+    ]  # fmt: skip
+    assert [part.name for part in graph.find("conv, 1, dense")] == ["conv", "block1_pool", "dense"]
+    assert [part.name for part in graph.find("block1_*")] == ["block1_conv1", "block1_pool"]
+    assert [part.name for part in graph.find("*e*se")] == ["dense"], "a pattern that no layer has"
 
 
 @pytest.mark.parametrize(
