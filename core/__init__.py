@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cnnkit.graphs.optimizers import SGD as SGD
     from cnnkit.graphs.optimizers import Adam as Adam
     from cnnkit.graphs.optimizers import AdamW as AdamW
+    from cnnkit.graphs.optimizers import Averaged as Averaged
+    from cnnkit.graphs.optimizers import Clamped as Clamped
     from cnnkit.graphs.planes import Plane as Plane
     from cnnkit.graphs.planes import planes as planes
     from cnnkit.graphs.targets import Scores as Scores
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from cnnkit.host.context import Settings as Settings
     from cnnkit.host.delivery import rerun as rerun
     from cnnkit.host.hookspecs import Network as Network
+    from cnnkit.host.hookspecs import Source as Source
     from cnnkit.host.hookspecs import hookimpl as hookimpl
     from cnnkit.host.host import Host as Host
     from cnnkit.host.jobs import Outcome as Outcome
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from cnnkit.images.preprocessing import Preprocessing as Preprocessing
     from cnnkit.images.preprocessing import resize_map as resize_map
     from cnnkit.runtime.lbfgs import LBFGS as LBFGS
+    from cnnkit.runtime.lbfgs import Iterate as Iterate
     from cnnkit.runtime.lbfgs import Reason as Reason
     from cnnkit.runtime.minimize import Minimum as Minimum
     from cnnkit.runtime.minimize import Tolerances as Tolerances
@@ -76,11 +80,11 @@ _ROOMS = {
     "graphs.graph": "Graph Layer",
     "graphs.measure": "measure",
     "graphs.model": "Model",
-    "graphs.optimizers": "Adam AdamW SGD",
+    "graphs.optimizers": "Adam AdamW Averaged Clamped SGD",
     "graphs.planes": "Plane planes",
     "graphs.targets": "Scores label_of last_plane resolve_targets",
     "host.context": "Context Settings",
-    "host.hookspecs": "Network hookimpl",
+    "host.hookspecs": "Network Source hookimpl",
     "host.host": "Host",
     "host.delivery": "rerun",
     "host.jobs": "Outcome map run",
@@ -89,7 +93,7 @@ _ROOMS = {
     "host.result": "Result",
     "images.image": "Image",
     "images.preprocessing": "Geometry Preprocessing resize_map",
-    "runtime.lbfgs": "LBFGS Reason",
+    "runtime.lbfgs": "Iterate LBFGS Reason",
     "runtime.minimize": "Minimum Tolerances minimize objective_of",
     "runtime.session": "Session",
     "runtime.training": "TrainingSession",

@@ -101,11 +101,13 @@ class Builder:
 
     def input(self, name: str, shape: Sequence[Size], dtype: DTypeLike = np.float32) -> Tensor:
         """Declare an input; a size is a number, a symbol, or None. A symbol in front is the batch."""
-        self._inputs.append(_declaration(name, shape, dtype))
-        sizes = tuple(size if isinstance(size, int) else None for size in shape)
-        if shape and sizes[0] is None:
-            return self._learn(name, [Fact.of(dtype, (batch, *sizes[1:])) for batch in BATCHES])
-        return self._learn(name, [Fact.of(dtype, sizes)] * len(BATCHES))
+        self._inputs.append(declaration(name, shape, dtype))
+        return self._learn(name, _facts(shape, dtype))
+
+    def know(self, tensor: Tensor, shape: Sequence[Size]) -> Tensor:
+        """The tensor, of whose shape more is known than follows from the graph; sizes are as in `input`."""
+        self._set(tensor, _facts(shape, tensor.dtype))
+        return tensor
 
     def constant(self, array: Any, name: str | None = None, dtype: DTypeLike = np.float32) -> Tensor:
         """Keep an array in the graph. A plain float, or floats in a list, become `dtype`.
@@ -126,13 +128,23 @@ class Builder:
             self._twins[key] = tensor
         return tensor
 
+    def weight(self, name: str, shape: Sequence[int], dtype: DTypeLike = np.float32) -> Tensor:
+        """Declare a constant whose value `fill` gives later."""
+        return self._learn(name, [Fact.of(dtype, tuple(shape))] * len(BATCHES))
+
+    def fill(self, name: str, array: NDArray[Any]) -> None:
+        """Give a declared weight its value, of the shape and type that were declared."""
+        tensor = self.tensor(name)
+        assert (array.shape, array.dtype) == (tensor.shape, tensor.dtype)
+        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+
     def promote(self, name: str) -> NDArray[Any]:
         """Make an input of a constant; its value comes back."""
         tensor = self._initializers.pop(name, None)
         if tensor is None:
             raise ModelError(f"'{name}' is no weight of the network")
         value = array_of(tensor, self.files)
-        self._inputs.append(_declaration(name, value.shape, value.dtype))
+        self._inputs.append(declaration(name, value.shape, value.dtype))
         self._twins = {key: twin for key, twin in self._twins.items() if twin != name}
         self._relearn(name, [Fact.of(value.dtype, value.shape)] * len(BATCHES))
         return value
@@ -161,7 +173,7 @@ class Builder:
         tensor = self.tensor(name)
         if any(output.name == name for output in self._outputs):
             return name
-        self._outputs.append(_declaration(name, shape or declared_shape(tensor), dtype or tensor.dtype))
+        self._outputs.append(declaration(name, shape or declared_shape(tensor), dtype or tensor.dtype))
         return name
 
     def model(
@@ -179,7 +191,7 @@ class Builder:
         nodes = needed_nodes(self._nodes, wanted, given)
         inputs = [
             *self._inputs,
-            *(_declaration(name, declared_shape(t := self._tensors[name]), t.dtype) for name in given),
+            *(declaration(name, declared_shape(t := self._tensors[name]), t.dtype) for name in given),
         ]
         read = {name for node in nodes for name in read_by(node)} | wanted
         graph = helper.make_graph(
@@ -353,6 +365,14 @@ def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
 
 
+def _facts(shape: Sequence[Size], dtype: DTypeLike) -> list[Fact]:
+    """What is known of a tensor of this shape, for each number of pictures."""
+    sizes = tuple(size if isinstance(size, int) else None for size in shape)
+    if sizes and sizes[0] is None:
+        return [Fact.of(dtype, (batch, *sizes[1:])) for batch in BATCHES]
+    return [Fact.of(dtype, sizes)] * len(BATCHES)
+
+
 def _array(value: Any, floating: DTypeLike) -> NDArray[Any]:
     """Numbers as an array; plain floats in the floating-point type given."""
     if isinstance(value, np.ndarray | np.generic):
@@ -372,5 +392,5 @@ def declared_shape(tensor: Tensor) -> list[Size] | None:
     return [sizes[0] if len(set(sizes)) == 1 else "batch" if sizes == BATCHES else None for sizes in columns]
 
 
-def _declaration(name: str, shape: Sequence[Size] | None, dtype: DTypeLike) -> onnx.ValueInfoProto:
+def declaration(name: str, shape: Sequence[Size] | None, dtype: DTypeLike) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

@@ -24,8 +24,9 @@ from cnnkit.images.preprocessing import Preprocessing
 class Model:
     """A network that takes a picture.
 
-    `labels` are empty when nobody gave any. `source` is the file it came from. `assumptions` are sentences
-    for the user: what was assumed because the file does not say it.
+    `labels` are empty when nobody gave any. `origin` says where its weights come from, `source` which file
+    it was read from. `assumptions` are sentences for the user: what was assumed because the file does not
+    say it.
     """
 
     graph: Graph
@@ -33,6 +34,7 @@ class Model:
     labels: tuple[str, ...] = ()
     name: str = "model"
     licence: str = ""
+    origin: str = ""
     source: Path | None = None
     assumptions: tuple[str, ...] = ()
 
@@ -77,16 +79,37 @@ class Model:
             model = replace(model, labels=_counted(tuple(labels), model, "the labels"))
         return replace(model, licence=licence or model.licence)
 
+    def adjusted(
+        self,
+        *,
+        preprocess: str | None = None,
+        fit: str | None = None,
+        filter: str | None = None,
+        labels: str | Path | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> "Model":
+        """The network with what a person says otherwise; arguments as in `load`. Raises UsageError."""
+        chosen = _chosen(self.preprocessing, self.graph, preprocess, fit, filter, size)
+        model = replace(self, preprocessing=chosen)
+        if labels:
+            model = replace(model, labels=_counted(_read_labels(Path(labels)), model, str(labels)))
+        return model
+
     def save(self, path: str | Path) -> Path:
         """Write an ONNX file that says everything that `load` wants to know. Raises OutputError."""
+        write_atomically(Path(path), self.serialised())
+        return Path(path)
+
+    def serialised(self) -> bytes:
+        """The ONNX file that `save` writes."""
         proto = self.graph.proto
         metadata = {entry.key: entry.value for entry in proto.metadata_props}
         metadata |= self.metadata
         metadata[LAYERS_KEY] = json.dumps([[layer.name, layer.tensor] for layer in self.layers])
         del proto.metadata_props[:]
         helper.set_model_props(proto, metadata)
-        write_atomically(Path(path), proto.SerializeToString())
-        return Path(path)
+        data: bytes = proto.SerializeToString()
+        return data
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -94,6 +117,7 @@ class Model:
         return {
             "cnnkit.name": json.dumps(self.name),
             "cnnkit.licence": json.dumps(self.licence),
+            "cnnkit.origin": json.dumps(self.origin),
             "cnnkit.labels": json.dumps(self.labels),
             "cnnkit.preprocessing": json.dumps(self.preprocessing.to_json()),
         }
@@ -101,6 +125,11 @@ class Model:
     @property
     def layers(self) -> tuple[Layer, ...]:
         return self.graph.layers
+
+    @property
+    def parts(self) -> tuple[Layer, ...]:
+        """Every node that carries the picture on: the layers, and the nodes inside of them."""
+        return self.graph.parts
 
     def find(self, patterns: str | Sequence[str]) -> tuple[Layer, ...]:
         """The layers that the patterns name; see `Graph.find`."""
@@ -173,14 +202,7 @@ def _assemble(
             assumptions.append(
                 "fit is not in the file: assumed 'squash' (the whole picture); say --fit otherwise"
             )
-    if preprocess:
-        values = Preprocessing.preset(preprocess, **_grey(graph))
-        chosen = replace(
-            values, height=chosen.height, width=chosen.width, fit=chosen.fit, filter=chosen.filter
-        )
-    given: dict[str, Any] = {"fit": fit, "filter": filter}
-    chosen = replace(chosen, **{key: value for key, value in given.items() if value})
-    chosen = _fitted(chosen, graph, size)
+    chosen = _chosen(chosen, graph, preprocess, fit, filter, size)
     if None in (chosen.height, chosen.width):
         assumptions.append("no input size is fixed: each picture keeps its own; say --input-size otherwise")
     model = Model(
@@ -188,6 +210,7 @@ def _assemble(
         chosen,
         name=name or str(metadata.get("name") or (source.stem if source else "model")),
         licence=str(metadata.get("licence", "")),
+        origin=str(metadata.get("origin", "")),
         source=source,
         assumptions=tuple(assumptions),
     )
@@ -223,6 +246,26 @@ def _read_preprocessing(values: Any) -> Preprocessing:
 
 def _grey(graph: Graph) -> dict[str, Any]:
     return {"channels": "grey"} if graph.channels == 1 else {}
+
+
+def _chosen(
+    before: Preprocessing,
+    graph: Graph,
+    preprocess: str | None,
+    fit: str | None,
+    filter: str | None,
+    size: tuple[int, int] | None,
+) -> Preprocessing:
+    """The preprocessing `before`, but for what is given."""
+    chosen = before
+    if preprocess:
+        values = Preprocessing.preset(preprocess, **_grey(graph))
+        chosen = replace(
+            values, height=before.height, width=before.width, fit=before.fit, filter=before.filter
+        )
+    given: dict[str, Any] = {"fit": fit, "filter": filter}
+    chosen = replace(chosen, **{key: value for key, value in given.items() if value})
+    return _fitted(chosen, graph, size)
 
 
 def _fitted(chosen: Preprocessing, graph: Graph, size: tuple[int, int] | None) -> Preprocessing:

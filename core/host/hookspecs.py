@@ -11,24 +11,48 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from cnnkit.host.operation import Operation
+
+if TYPE_CHECKING:
+    from cnnkit.graphs.model import Model
 
 hookspec = pluggy.HookspecMarker("cnnkit")
 hookimpl = pluggy.HookimplMarker("cnnkit")
 
 
 @dataclass(frozen=True)
+class Source:
+    """A published file. `checksum` is "md5:…" or "sha256:…", empty where nobody publishes one; `size` counts
+    its bytes, 0 where that is not known."""
+
+    address: str
+    checksum: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
 class Network:
-    """A network that is known by name. `locate()` returns the path of its ONNX file, which then exists."""
+    """A network that is known by name: one whose file is there, or one that is made from its weights.
+
+    `locate()` returns the path of the ONNX file of the first kind, which then exists.
+
+    `build(weights, **shape)` returns the `Model` of the second kind with the weights of a file, or with
+    "random:SEED"; keywords of its own are what can be asked of the architecture (`classes`, `size`, `alpha`).
+    `source` is where its published weights are and `labels` where the names of its classes are: `cnnkit
+    models pull` fetches both and keeps what `build` makes of them.
+    """
 
     name: str
     summary: str
     licence: str
-    locate: Callable[[], Path]
+    locate: Callable[[], Path] | None = None
+    build: Callable[..., "Model"] | None = None
+    source: Source | None = None
+    labels: Source | None = None
 
 
 @hookspec

@@ -1,0 +1,18 @@
+"""Where the published ImageNet weights are, and the names of the classes.
+
+The addresses and the checksums are those of Keras' `applications`; what has no checksum there has none here.
+"""
+
+from cnnkit import Source
+
+KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+TIMM = "https://huggingface.co/timm"
+KERNELS = "weights_tf_dim_ordering_tf_kernels"
+"""In the middle of the names of Keras' files."""
+
+CLASSES = 1000
+LABELS = Source(
+    "https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json",
+    "md5:c2c37ea517e94d9795004a39431a14cb",
+    35363,
+)
