@@ -151,8 +151,8 @@ def _option(
 
 def complete_model(incomplete: str) -> list[str]:
     """The names of networks that begin with what was typed."""
-    from cnnkit.host.catalogue import stored_networks
     from cnnkit.host.host import default_host
+    from cnnkit.host.store import stored_networks
 
     known = {*default_host().names("cnnkit.models"), *stored_networks()}
     return sorted(name for name in known if name.startswith(incomplete))
@@ -163,8 +163,9 @@ def _complete_from_model(ctx: typer.Context, names: Any) -> list[str]:
     from cnnkit.host.host import default_host
     from cnnkit.host.operation import ModelSpec
 
+    spec = ModelSpec(ctx.params.get("model") or "default", weights=ctx.params.get("weights"))
     try:
-        return list(names(default_host().model(ModelSpec(ctx.params.get("model") or "default"))))
+        return list(names(default_host().model(spec)))
     except CnnkitError:
         return []
 
@@ -188,9 +189,12 @@ _COMPLETIONS = {"layers": complete_layers, "labels": complete_labels}
 
 _NETWORK = [
     _option(
-        "model", str, "a known network or an .onnx file", "default", "--model", "-m",
-        envvar="CNNKIT_MODEL", autocompletion=complete_model, rich_help_panel="Network",
+        "model", str, "a known network or an .onnx file", "", "--model", "-m",
+        envvar="CNNKIT_MODEL", autocompletion=complete_model, show_default="the operation's own",
+        rich_help_panel="Network",
     ),
+    _option("weights", str | None, "make the network from a file of weights, or random:SEED",
+            rich_help_panel="Network"),
     _option("preprocess", str | None, "caffe, tf, torch or raw, where the file does not say",
             rich_help_panel="Network"),
     _option("fit", str | None, "squash, crop or pad a picture to the input's shape",
@@ -208,6 +212,8 @@ _RUN = [
     _option("force", bool, "overwrite files that cnnkit did not write", False, "--force",
             rich_help_panel="Output"),
     _option("skip_existing", bool, "leave out pictures that have their result", False, "--skip-existing",
+            rich_help_panel="Output"),
+    _option("resume", bool, "go on from the checkpoint of an interrupted run", False, "--resume",
             rich_help_panel="Output"),
     _option("json", bool, "print one JSON object per result", False, "--json", rich_help_panel="Output"),
     _option("quiet", bool, "no talk on stderr but errors", False, "--quiet", "-q", rich_help_panel="Output"),

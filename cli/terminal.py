@@ -62,13 +62,34 @@ class Terminal:
                 self.bar.stop()
                 self.bar = None
 
+    def transfer(self, chunks: Iterable[bytes], done: int, total: int | None, label: str) -> Iterator[bytes]:
+        if self.quiet or not sys.stderr.isatty():
+            yield from chunks
+            return
+        from rich import progress
+        from rich.console import Console
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+        )
+        with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=total, completed=done)
+            for chunk in chunks:
+                yield chunk
+                bar.advance(task, len(chunk))
+
 
 def carry_out(
     operation: str,
     options: dict[str, Any],
     *,
     sources: list[str] | None = None,
-    model: str = "default",
+    model: str = "",
+    weights: str | None = None,
     preprocess: str | None = None,
     fit: str | None = None,
     filter: str | None = None,
@@ -77,6 +98,7 @@ def carry_out(
     output: str | None,
     force: bool,
     skip_existing: bool,
+    resume: bool,
     json: bool,
     quiet: bool,
     recursive: bool,
@@ -93,7 +115,8 @@ def carry_out(
     from cnnkit.host.operation import Job, ModelSpec, size_of
 
     terminal = Terminal(quiet)
-    spec = ModelSpec(model, preprocess, fit, filter, labels, size_of(input_size) if input_size else None)
+    size = size_of(input_size) if input_size else None
+    spec = ModelSpec(model, preprocess, fit, filter, labels, size, weights)
     job = Job(operation, tuple(sources or ()), spec, options, seed)
     settings = Settings(device, threads, bytes_of(max_memory) if max_memory else None, batch)
     failed = False
@@ -105,6 +128,7 @@ def carry_out(
         output=output,
         force=force,
         skip_existing=skip_existing,
+        resume=resume,
         recursive=recursive,
     )
     for outcome in outcomes:

@@ -11,9 +11,12 @@ import numpy as np
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cnnkit.graphs.autodiff.rules import Rule
     from cnnkit.graphs.model import Model
     from cnnkit.graphs.training import Loss
+    from cnnkit.host.desk import Desk
     from cnnkit.host.host import Host
     from cnnkit.host.result import Result
     from cnnkit.runtime.session import Session
@@ -53,6 +56,9 @@ class Reporter(Protocol):
 
     def progress(self, items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]: ...
 
+    def transfer(self, chunks: Iterable[bytes], done: int, total: int | None, label: str) -> Iterator[bytes]:
+        """The same chunks, while their bytes are counted from `done` to `total`."""
+
 
 class LogReporter:
     """Talk goes to the logger `cnnkit`, progress nowhere: the manners of a library."""
@@ -63,6 +69,9 @@ class LogReporter:
     def progress(self, items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
         yield from items
 
+    def transfer(self, chunks: Iterable[bytes], done: int, total: int | None, label: str) -> Iterator[bytes]:
+        yield from chunks
+
 
 class Context:
     """Sessions, random numbers, progress and talk for one call of an operation.
@@ -72,7 +81,13 @@ class Context:
     """
 
     def __init__(
-        self, host: "Host", settings: Settings, seed: int, reporter: Reporter, model: "Model | None" = None
+        self,
+        host: "Host",
+        settings: Settings,
+        seed: int,
+        reporter: Reporter,
+        model: "Model | None" = None,
+        desk: "Desk | None" = None,
     ) -> None:
         self.host = host
         self.settings = settings
@@ -80,6 +95,8 @@ class Context:
         self.reporter = reporter
         self.model = model
         self.random = np.random.default_rng(seed)
+        self._desk = desk
+        self._emitted: list[Result] = []
 
     def session(self, model: "Model") -> "Session":
         """A forward session of `model` on the device that the user chose."""
@@ -109,6 +126,42 @@ class Context:
     def say(self, text: str) -> None:
         """One line of talk for the person who watches; never for results."""
         self.reporter.say(text)
+
+    def emit(self, result: "Result") -> None:
+        """Put a snapshot on disk at once: its pictures, arrays and files become part of the final result.
+
+        A run without a place for its outputs keeps them in memory.
+        """
+        if self._desk:
+            self._desk.show(result)
+        else:
+            self._emitted.append(result)
+
+    def save(self, state: "Mapping[str, NDArray[Any]]") -> None:
+        """Keep the state of the run on disk, so that it can go on after an interruption.
+
+        A run without a place for its outputs keeps nothing.
+        """
+        if self._desk:
+            self._desk.save(state)
+
+    def restore(self) -> "dict[str, NDArray[Any]] | None":
+        """What `save` kept last, when the user asks the run to go on (`--resume`), else None.
+
+        Raises UsageError when it belongs to another run.
+        """
+        return self._desk.restore() if self._desk else None
+
+    def completed(self, result: Any) -> Any:
+        """The result with what was emitted into memory before it."""
+        for part in self._emitted:
+            for whole, some in (
+                (result.pictures, part.pictures),
+                (result.arrays, part.arrays),
+                (result.files, part.files),
+            ):
+                whole |= {name: value for name, value in some.items() if name not in whole}  # type: ignore[attr-defined]
+        return result
 
     def run(self, operation: str, source: Any, model: "Model | None" = None, **options: Any) -> "Result":
         """Another operation on the same host, settings and seed; on the same network if no other is given."""

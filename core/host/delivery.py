@@ -12,8 +12,9 @@ from typing import Any
 
 from cnnkit.errors import OutputError, UsageError
 from cnnkit.host.context import LogReporter, Reporter, Settings
+from cnnkit.host.desk import Desk
 from cnnkit.host.host import Host, default_host
-from cnnkit.host.jobs import Outcome, blamed, execute
+from cnnkit.host.jobs import Outcome, blamed, execute, network_of
 from cnnkit.host.operation import MEMORY, Job
 from cnnkit.host.options import build_options, complete, fields_of
 from cnnkit.host.paths import Destination, destination, destinations, expand, read_manifest, stem_of
@@ -30,13 +31,14 @@ def deliver(
     force: bool = False,
     skip_existing: bool = False,
     recursive: bool = False,
+    resume: bool = False,
 ) -> Iterator[Outcome]:
     """Carry out a job and write every result with its manifest.
 
     Results go beside their sources, or to `output`, a file or a folder; with "-" nothing is written, the
     caller has the pictures. A result that is data only is written where `output` is given. `skip_existing`
     leaves out sources for which the same job has left its manifest and files, `recursive` looks into the
-    sub-folders of folders.
+    sub-folders of folders, `resume` goes on from the checkpoints of an interrupted run.
     """
     operation = host.operation(job.operation)
     if operation.takes != "folder":
@@ -46,7 +48,10 @@ def deliver(
             raise UsageError(f"-o - holds one picture, but there are {len(job.sources)}; give a folder/.")
         yield from execute(job, host, settings, reporter)
         return
-    whole = complete(build_options(operation.options, job.options, lambda source: source), job.options)
+    plain = build_options(operation.options, job.options, lambda source: source)
+    if operation.needs != "nothing":
+        job = replace(job, model=network_of(operation, plain, job.model))
+    whole = complete(plain, job.options)
     left: list[tuple[Any, Destination]] = []
     for source, place in zip(job.sources, destinations(job.operation, job.sources, output), strict=True):
         if skip_existing and _is_done(replace(job, sources=(source,), options=whole), place):
@@ -63,7 +68,8 @@ def deliver(
         return
     waiting = deque(place for _, place in left)
     job = replace(job, sources=tuple(source for source, _ in left))
-    for outcome in execute(job, host, settings, reporter):
+    desks = [Desk(place, force, resume) for place in waiting]
+    for outcome in execute(job, host, settings, reporter, desks=desks):
         place = waiting.popleft() if outcome.source is not None else _place_of_the_whole(job, outcome, output)
         result = outcome.result
         if result and (output is not None or result.pictures or result.arrays or result.files):
@@ -124,7 +130,11 @@ def _is_done(job: Job, place: Destination) -> bool:
         return False
     model = job.model if told["model"] else None
     asked = jsonable(replace(job, model=model).to_json())
-    return bool(told["job"] == asked) and all(place.stem.with_name(name).exists() for name in told["outputs"])
+    return (
+        bool(told["job"] == asked)
+        and "unfinished" not in told
+        and all(place.stem.with_name(name).exists() for name in told["outputs"])
+    )
 
 
 def _spare_the_source(source: Any, place: Destination) -> None:

@@ -8,11 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from cnnkit.errors import CnnkitError, PluginError
-from cnnkit.host.catalogue import store
 from cnnkit.host.host import HOOKS, Host
+from cnnkit.host.store import store
 
 LIBRARIES = "cnnkit onnxruntime onnxruntime-gpu onnx numpy pillow pluggy typer matplotlib".split()
-VARIABLES = [f"CNNKIT_{name}" for name in "HOME DISABLE STRICT MODEL DEVICE THREADS MAX_MEMORY".split()]
+VARIABLES = [
+    f"CNNKIT_{name}" for name in "HOME MIRROR OFFLINE DISABLE STRICT MODEL DEVICE THREADS MAX_MEMORY".split()
+]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _first_run(complaints: list[str]) -> str:
     from cnnkit.runtime.session import Session
 
     try:
-        model = Host(disabled=()).model(ModelSpec())
+        model = Host(disabled=()).model(ModelSpec("default"))
         prepared = model.preprocessing.apply(Image.load("sample:portrait"))
         scores = model.probabilities
         (found,) = scores.of(Session(model).run(prepared.tensor, [scores.tensor]))

@@ -12,6 +12,7 @@ from typing import Any
 from cnnkit.errors import CnnkitError, DeviceError, ImageError, ModelError, UsageError
 from cnnkit.graphs.model import Model
 from cnnkit.host.context import Context, LogReporter, Reporter, Settings
+from cnnkit.host.desk import Desk
 from cnnkit.host.host import Host, default_host
 from cnnkit.host.manifest import manifest
 from cnnkit.host.operation import Job, ModelSpec, Operation, portable
@@ -34,6 +35,7 @@ class Outcome:
     manifest: dict[str, Any] = field(default_factory=dict)
     paths: list[Path] = field(default_factory=list)
     skipped: bool = False
+    desk: Desk | None = None
 
     def unwrap(self) -> Result:
         """The result. Raises the error where there is one instead."""
@@ -53,7 +55,9 @@ class Outcome:
 
     def save(self, destination: Destination, force: bool = False) -> list[Path]:
         """Write the result's files and its manifest; returns their paths. Raises OutputError."""
-        self.paths = self.unwrap().write(destination, force)
+        self.paths = self.unwrap().write(destination, force, kept=self.desk.shown if self.desk else None)
+        if self.desk:
+            self.desk.clear()
         return self.paths
 
 
@@ -61,7 +65,7 @@ def run(
     operation: str | Operation,
     source: Any = None,
     *,
-    model: str | Path | ModelSpec | Model = "default",
+    model: str | Path | ModelSpec | Model = "",
     host: Host | None = None,
     seed: int = 0,
     settings: Settings = Settings(),
@@ -72,7 +76,8 @@ def run(
 
     `source` is a path, `sample:NAME`, a file's bytes, a PIL picture, a numpy array (height, width[,
     channels]) or an `Image`; a folder for operations that take one; None for those that take nothing. `model`
-    is a known name, the path of an ONNX file, a `ModelSpec`, or a loaded `Model`. The rest are the
+    is a known name, the path of an ONNX file, a `ModelSpec`, or a loaded `Model`; by default it is the one
+    that the operation asks for, mostly "default". The rest are the
     operation's options. Raises CnnkitError, as `cnnkit.errors` has it.
     """
     sources = [] if source is None else [source]
@@ -86,7 +91,7 @@ def map(
     operation: str | Operation,
     sources: Iterable[Any],
     *,
-    model: str | Path | ModelSpec | Model = "default",
+    model: str | Path | ModelSpec | Model = "",
     host: Host | None = None,
     seed: int = 0,
     settings: Settings = Settings(),
@@ -120,60 +125,73 @@ def execute(
     *,
     model: Model | None = None,
     operation: Operation | None = None,
+    desks: Iterable[Desk] = (),
 ) -> Iterator[Outcome]:
-    """Carry out a job, yielding outcomes as they come; writes nothing.
+    """Carry out a job, yielding outcomes as they come; writes only what an operation puts on its desk.
 
-    `model` and `operation` stand in for what the job names. Raises UsageError, ModelError and DeviceError,
-    which no picture could escape.
+    `model` and `operation` stand in for what the job names; `desks` are one for each source.
+    Raises UsageError, ModelError and DeviceError, which no picture could escape.
     """
     origin = "the calling program" if operation else _origin(host, job.operation)
     operation = operation or host.operation(job.operation)
     options = build_options(operation.options, job.options, Image.load)
-    network = _network(operation, job, host, model, reporter)
-    job = replace(job, options=complete(options, job.options), model=job.model if network else None)
+    spec = network_of(operation, options, job.model) if model is None else None
+    network = model if spec is None else _network(operation, spec, host, reporter)
+    if operation.needs == "classifier":
+        _ = network and network.classes
+    if operation.needs == "nothing":
+        spec = network = None
+    job = replace(job, options=complete(options, job.options), model=spec)
     context = Context(host, settings, job.seed, reporter, network)
+    waiting = iter(desks)
+
+    def told(picture: Image | None, sources: Sequence[Any]) -> dict[str, Any]:
+        return manifest(replace(job, sources=tuple(sources)), settings, picture, network, origin)
 
     def outcome(source: Any, picture: Image | None, result: Any, sources: Sequence[Any]) -> Outcome:
         if not isinstance(result, Result):
             raise TypeError(f"it returned {type(result).__name__}, not a Result")
         to_json_line(result.data)  # raises here, where it is known whose data is no JSON
-        result.manifest = manifest(replace(job, sources=tuple(sources)), settings, picture, network, origin)
+        result.manifest = told(picture, sources)
         return Outcome(source, result, manifest=result.manifest)
 
-    def whole(folder: Any) -> Outcome:
-        found = operation.run(None if folder is None else Path(folder), network, options, context)
-        return outcome(folder, None, found, () if folder is None else [folder])
+    def alone(source: Any) -> Outcome:
+        """One picture, one folder, or nothing, with a desk of its own."""
+        desk = next(waiting, None)
+        sources = () if source is None else [source]
+        picture = _load(source, context) if operation.takes == "picture" else None
+        if desk:
+            desk.manifest = told(picture, sources)
+        fresh = Context(host, settings, job.seed, reporter, network, desk)
+        given = picture or (None if source is None else Path(source))
+        found = operation.run(given, network, options, fresh)
+        made = outcome(source, picture, fresh.completed(found), sources)
+        made.desk = desk
+        return made
 
     if operation.takes == "nothing":
         if job.sources:
             raise UsageError(f"{operation.name} takes no pictures, but {len(job.sources)} were given.")
-        yield _attempt(operation, None, whole)
+        yield _attempt(operation, None, alone)
         return
     if not job.sources:
         raise UsageError(f"{operation.name} needs a {operation.takes.removesuffix('s')}; none was given.")
-    if operation.takes == "folder":
-        for source in job.sources:
-            yield _attempt(operation, source, whole)
-    elif operation.takes == "picture":
-        yield from _one_by_one(operation, job, network, options, context, outcome)
-    else:
+    if operation.takes == "pictures":
         yield from _in_a_stream(operation, job, network, options, context, outcome)
+        return
+    many = len(job.sources) > 1
+    for source in context.progress(job.sources, label=operation.name) if many else job.sources:
+        yield _attempt(operation, source, alone)
+
+
+def network_of(operation: Operation, options: Any, spec: ModelSpec | None) -> ModelSpec:
+    """The network that is asked for, or else the one that the operation takes."""
+    spec = spec or ModelSpec()
+    own = operation.network(options) if operation.network and not spec.name else "default"
+    return replace(spec, name=spec.name or own)
 
 
 Made = Callable[[Any, Image | None, Result, Sequence[Any]], Outcome]
-
-
-def _one_by_one(
-    operation: Operation, job: Job, model: Model | None, options: Any, context: Context, outcome: Made
-) -> Iterator[Outcome]:
-    def one(source: Any) -> Outcome:
-        picture = _load(source, context)
-        fresh = Context(context.host, context.settings, context.seed, context.reporter, model)
-        return outcome(source, picture, operation.run(picture, model, options, fresh), [source])
-
-    many = len(job.sources) > 1
-    for source in context.progress(job.sources, label=operation.name) if many else job.sources:
-        yield _attempt(operation, source, one)
 
 
 def _in_a_stream(
@@ -233,17 +251,12 @@ def _load(source: Any, context: Context) -> Image:
     return picture
 
 
-def _network(
-    operation: Operation, job: Job, host: Host, model: Model | None, reporter: Reporter
-) -> Model | None:
+def _network(operation: Operation, spec: ModelSpec, host: Host, reporter: Reporter) -> Model | None:
     if operation.needs == "nothing":
         return None
-    if model is None:
-        model = host.model(job.model or ModelSpec())
-        for assumption in model.assumptions:
-            reporter.say(f"{model.name}: {assumption}")
-    if operation.needs == "classifier":
-        _ = model.classes
+    model = host.model(spec)
+    for assumption in model.assumptions:
+        reporter.say(f"{model.name}: {assumption}")
     return model
 
 

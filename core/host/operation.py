@@ -24,7 +24,8 @@ class Operation:
     - "nothing": None; returns a `Result`.
 
     By `needs`, model is None ("nothing"), a `Model` ("network"), or a `Model` whose output is one score per
-    class ("classifier"). `options` is an instance of the frozen dataclass of the same name, whose docstring
+    class ("classifier"). `network` says which one the options ask for when the user names none; without it
+    that is "default". `options` is an instance of the frozen dataclass of the same name, whose docstring
     is the help text.
     """
 
@@ -33,6 +34,7 @@ class Operation:
     options: type
     takes: Takes = "picture"
     needs: Needs = "network"
+    network: Callable[[Any], str] | None = None
 
     def __post_init__(self) -> None:
         for value, words in ((self.takes, get_args(Takes)), (self.needs, get_args(Needs))):
@@ -46,21 +48,27 @@ class Operation:
         return " ".join(paragraph.split())
 
 
+RANDOM = "random:"
+"""Begins the text that asks for random weights: random:SEED, or random:SEED@PICTURE."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A network as a person names it: a known name or the path of a file, and what the file does not say.
 
     `preprocess` is caffe, tf, torch or raw; `fit` squash, crop or pad; `filter` one of Preprocessing's
     filters; `labels` the path of a file of class names; `size` (height, width) for networks that take any
-    size.
+    size; `weights` the path of a file of weights, or "random:SEED", for a network that is made from them.
     """
 
-    name: str = "default"
+    name: str = ""
+    """Empty: the one that the operation asks for."""
     preprocess: str | None = None
     fit: str | None = None
     filter: str | None = None
     labels: str | None = None
     size: tuple[int, int] | None = None
+    weights: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; paths are made absolute."""
@@ -68,12 +76,19 @@ class ModelSpec:
         is_path = path.suffix == ".onnx" or len(path.parts) > 1 or path.is_file()
         name = str(path.absolute()) if is_path else self.name
         labels = str(Path(self.labels).absolute()) if self.labels else None
-        return {**asdict(self), "name": name, "labels": labels}
+        return {**asdict(self), "name": name, "labels": labels, "weights": _portable_weights(self.weights)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ModelSpec":
         size = values.get("size")
         return cls(**{**values, "size": tuple(size) if size else None})
+
+
+def _portable_weights(weights: str | None) -> str | None:
+    if weights is None or not weights.startswith(RANDOM):
+        return weights and str(Path(weights).absolute())
+    seed, _, picture = weights.partition("@")
+    return f"{seed}@{portable(picture)}" if picture else weights
 
 
 def size_of(text: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from cnnkit.host.operation import MEMORY, portable
 
 RESERVED = frozenset(
     "source sources operation model host seed settings reporter help debug "
-    "preprocess fit filter labels input_size output force skip_existing json quiet recursive "
+    "weights preprocess fit filter labels input_size output force skip_existing resume json quiet recursive "
     "device threads max_memory batch".split()
 )
 """Words of `cnnkit.run` and of every `cnnkit run ...`, which no operation's option may take."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -49,19 +49,35 @@ class Destination:
                     "or overwrite it with --force."
                 )
 
-    def write(self, contents: dict[str, bytes], manifest: dict[str, Any], force: bool) -> list[Path]:
-        """Write every output and then the manifest, each atomically; returns their paths."""
+    def write(
+        self,
+        contents: dict[str, bytes],
+        manifest: dict[str, Any],
+        force: bool,
+        kept: Mapping[str, str] | None = None,
+    ) -> list[Path]:
+        """Write every output and the manifest, each atomically; returns their paths.
+
+        `kept` are outputs that were written before and stay, with their checksums.
+        """
         self.refuse_strangers([".json", *contents], force)
         _make_folder(self.stem.parent)
         outputs = {self.path(ending): content for ending, content in contents.items()}
-        for path in self._left_over(outputs):
+        before = [self.path("").with_name(name) for name in kept or {}]
+        for path in self._left_over([*outputs, *before]):
             path.unlink()
-        for path, content in outputs.items():
-            write_atomically(path, content)
         listed = {path.name: sha256(content).hexdigest() for path, content in outputs.items()}
+        listed = {**(kept or {}), **listed}
+        # First the manifest: a run that is killed here leaves no file that is not known as ours.
         text = json.dumps({**manifest, "outputs": listed}, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomically(self.manifest, (text + "\n").encode())
-        return [*outputs, self.manifest]
+        for path, content in outputs.items():
+            write_atomically(path, content)
+        return [*(path for path in before if path not in outputs), *outputs, self.manifest]
+
+    def read(self) -> dict[str, Any] | None:
+        """The manifest that lies here, if there is one."""
+        return read_manifest(self.manifest)
 
     def _left_over(self, outputs: Iterable[Path]) -> list[Path]:
         """What an earlier run wrote here, as it wrote it, and this one does not write again."""

@@ -51,12 +51,19 @@ class Result:
         name = "picture" if source is None else stem_of(source)
         return self.write(destination(name, self.manifest["job"]["operation"], str(output)), force)
 
-    def write(self, destination: "Destination", force: bool = False) -> list[Path]:
-        """As `save`, to a `Destination`."""
+    def write(
+        self,
+        destination: "Destination",
+        force: bool = False,
+        unfinished: bool = False,
+        kept: Mapping[str, str] | None = None,
+    ) -> list[Path]:
+        """As `save`, to a `Destination`. `kept` are files there that belong to the result already."""
         from cnnkit.host.manifest import provenance
 
         contents = self.contents(destination.suffix, provenance(self.manifest))
-        return destination.write(contents, {**self.manifest, "data": jsonable(self.data)}, force)
+        told = {**self.manifest, "data": jsonable(self.data)} | ({"unfinished": True} if unfinished else {})
+        return destination.write(contents, told, force, kept)
 
     def contents(self, suffix: str, provenance: Mapping[str, Any]) -> dict[str, bytes]:
         """The bytes of every output by the ending of its file's name, such as ".png" or ".grid.png"."""

@@ -1,0 +1,134 @@
+"""Snapshots on disk at once, checkpoints, and going on after an interruption."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pytest
+
+import cnnkit
+from cnnkit import Context, Host, Image, Job, Model, Operation, Option, Result, UsageError
+from cnnkit.host.context import LogReporter, Settings
+from cnnkit.host.delivery import deliver
+from cnnkit.host.jobs import Outcome
+
+
+@dataclass(frozen=True)
+class CountOptions:
+    """Count to ten, showing every third number."""
+
+    start: Annotated[int, Option("first number")] = 0
+    stop_at: Annotated[int, Option("where Ctrl-C comes")] = 99
+
+
+def count(picture: Image, model: None, options: CountOptions, context: Context) -> Result:
+    state = context.restore()
+    number = int(state["number"]) if state else options.start
+    counted = []
+    while number < 10:
+        if number == interrupted["at"]:
+            raise KeyboardInterrupt
+        counted.append(number)
+        if number % 3 == 0:
+            context.emit(Result(pictures={f"step{number}": picture}))
+        number += 1
+        context.save({"number": np.array(number)})
+    return Result(pictures={"": picture}, data={"counted": counted})
+
+
+interrupted = {"at": -1}
+OPERATION = Operation("count", count, CountOptions, needs="nothing")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    path.write_bytes(Image.load(np.zeros((4, 4, 3), np.uint8)).encode("png"))
+    return path
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Host:
+    interrupted["at"] = -1
+    host = Host(entries=[])
+    monkeypatch.setattr(host, "operation", lambda name: OPERATION)
+    return host
+
+
+def delivered(host: Host, picture: Path, resume: bool = False, **options: int) -> Outcome:
+    job = Job("count", (str(picture),), None, options)
+    return next(deliver(job, host, Settings(), LogReporter(), resume=resume))
+
+
+def outputs(picture: Path) -> set[str]:
+    return {path.name.removeprefix("photo.count") for path in picture.parent.glob("photo.count*")}
+
+
+STEPS = {".step0.png", ".step3.png", ".step6.png", ".step9.png"}
+
+
+def test_snapshots_are_part_of_the_result(counting: Host, picture: Path) -> None:
+    outcome = delivered(counting, picture)
+    assert outputs(picture) == {".png", ".json", *STEPS}
+    assert {path.name.removeprefix("photo.count") for path in outcome.paths} == outputs(picture)
+    told = json.loads((picture.parent / "photo.count.json").read_text())
+    assert len(told["outputs"]) == 5 and "unfinished" not in told
+
+
+def test_in_memory_they_are_pictures_of_the_result(counting: Host, picture: Path) -> None:
+    result = cnnkit.run(OPERATION, str(picture), host=counting)
+    assert list(result.pictures) == ["", "step0", "step3", "step6", "step9"]
+
+
+def test_an_interrupted_run_goes_on(counting: Host, picture: Path) -> None:
+    interrupted["at"] = 5
+    with pytest.raises(KeyboardInterrupt):
+        delivered(counting, picture)
+    assert outputs(picture) == {".json", ".step0.png", ".step3.png", ".checkpoint.npz"}
+    assert json.loads((picture.parent / "photo.count.json").read_text())["unfinished"] is True
+    interrupted["at"] = -1
+    outcome = delivered(counting, picture, resume=True)
+    assert outcome.unwrap().data["counted"] == [5, 6, 7, 8, 9]
+    assert outputs(picture) == {".png", ".json", *STEPS}
+
+
+def test_without_resume_it_starts_anew(counting: Host, picture: Path) -> None:
+    interrupted["at"] = 5
+    with pytest.raises(KeyboardInterrupt):
+        delivered(counting, picture)
+    interrupted["at"] = -1
+    assert len(delivered(counting, picture).unwrap().data["counted"]) == 10
+    assert outputs(picture) == {".png", ".json", *STEPS}
+
+
+def test_a_finished_run_has_nothing_to_go_on_from(counting: Host, picture: Path) -> None:
+    delivered(counting, picture)
+    assert len(delivered(counting, picture, resume=True).unwrap().data["counted"]) == 10
+
+
+def test_a_checkpoint_of_another_run_is_refused(counting: Host, picture: Path) -> None:
+    interrupted["at"] = 5
+    with pytest.raises(KeyboardInterrupt):
+        delivered(counting, picture)
+    interrupted["at"] = -1
+    with pytest.raises(UsageError, match=r"is of another run: start differ"):
+        delivered(counting, picture, resume=True, start=2)
+    (picture.parent / "photo.count.checkpoint.npz").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(UsageError, match="is damaged; run without --resume"):
+        delivered(counting, picture, resume=True)
+
+
+def test_an_operation_chooses_its_network(tiny_model: Model, tmp_path: Path) -> None:
+    path = tiny_model.save(tmp_path / "own.onnx")
+
+    def name(picture: Image, model: Model, options: CountOptions, context: Context) -> Result:
+        return Result(data={"model": model.name})
+
+    operation = Operation("name", name, CountOptions, network=lambda options: str(path))
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    result = cnnkit.run(operation, pixels)
+    assert result.data == {"model": "tiny"}
+    assert result.manifest["job"]["model"]["name"] == str(path)
+    assert cnnkit.run(operation, pixels, model="default").data == {"model": "default"}
