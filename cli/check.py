@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cnnkit.cli.manners import well_mannered
-from cnnkit.cli.models import AsJson, Network
+from cnnkit.cli.models import AsJson, Network, Weights
 
 app = typer.Typer(no_args_is_help=True, help="Check that what cnnkit computes is right.")
 
@@ -19,6 +19,7 @@ def check() -> None:
 @well_mannered
 def gradient(
     network: Network,
+    weights: Weights = None,
     layer: Annotated[
         str | None, typer.Option(help="check only these: a name, an index, 3:9, block1*", metavar="LAYERS")
     ] = None,
@@ -38,7 +39,7 @@ def gradient(
     from cnnkit.host.operation import ModelSpec, size_of
 
     terminal = Terminal()
-    spec = ModelSpec(network, size=size_of(input_size) if input_size else None)
+    spec = ModelSpec(network, size=size_of(input_size) if input_size else None, weights=weights)
     report = check_gradient(spec, layer, seed, device, reporter=terminal)
     if json:
         print_json(report.to_json())

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cnnkit.cli.manners import well_mannered
-from cnnkit.cli.models import Network
+from cnnkit.cli.models import Network, Weights
 
 app = typer.Typer(no_args_is_help=True, help="Write what cnnkit computes as ONNX files for other programs.")
 
@@ -30,6 +30,7 @@ def gradient(
     wrt: Annotated[
         list[str] | None, typer.Option(help="with respect to: input, a layer, a weight; may be repeated")
     ] = None,
+    weights: Weights = None,
     size: Annotated[
         str | None, typer.Option(help="input size, for a network of any size", metavar="HEIGHTxWIDTH")
     ] = None,
@@ -39,7 +40,7 @@ def gradient(
     from cnnkit.host.export import export_gradient
     from cnnkit.host.operation import ModelSpec, size_of
 
-    spec = ModelSpec(network, size=size_of(size) if size else None)
+    spec = ModelSpec(network, size=size_of(size) if size else None, weights=weights)
     written = export_gradient(spec, output, wrt or ["input"], path, force)
     if written:
         typer.echo(written)

@@ -11,7 +11,8 @@ from cnnkit.cli.operations import OperationGroup
 app = typer.Typer(
     name="cnnkit",
     help="Image operations over any convolutional ONNX network.",
-    epilog="Environment: CNNKIT_HOME, CNNKIT_DISABLE, CNNKIT_STRICT. --debug anywhere shows tracebacks.",
+    epilog="Environment: CNNKIT_HOME, CNNKIT_MIRROR, CNNKIT_OFFLINE, CNNKIT_DISABLE, CNNKIT_STRICT. "
+    "--debug anywhere shows tracebacks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,7 +1,7 @@
 """What a person at a terminal sees: results on stdout, talk and progress on stderr."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -32,7 +32,9 @@ class Terminal:
     def write(self, text: str) -> None:
         typer.echo(text, err=True)
 
-    def progress(self, items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+    def progress(
+        self, items: Iterable[Item], total: int | None, label: str | Callable[[], str]
+    ) -> Iterator[Item]:
         if self.quiet or not sys.stderr.isatty():
             yield from items
             return
@@ -51,11 +53,12 @@ class Terminal:
             self.bar.start()
         if total is None and isinstance(items, Sized):
             total = len(items)
-        task = self.bar.add_task(label, total=total)
+        describe = label if callable(label) else lambda: label
+        task = self.bar.add_task(describe(), total=total)
         try:
             for item in items:
                 yield item
-                self.bar.advance(task)
+                self.bar.update(task, advance=1, description=describe())
         finally:
             self.bar.remove_task(task)
             if outermost:

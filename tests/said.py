@@ -14,3 +14,6 @@ class Said:
 
     def progress(self, items: Any, total: int | None, label: str) -> Any:
         yield from items
+
+    def transfer(self, chunks: Any, done: int, total: int | None, label: str) -> Any:
+        yield from chunks

@@ -1,78 +1,66 @@
-"""The networks that have a name: those that plugins bring, and those stored on this machine."""
+"""The networks that have a name, and what is in a network."""
 
 import logging
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cnnkit.errors import CnnkitError, ModelError, OutputError
+from cnnkit.errors import CnnkitError
+from cnnkit.host.store import record_of, stored_networks
+
+if TYPE_CHECKING:
+    from cnnkit.host.hookspecs import Network
+    from cnnkit.host.operation import ModelSpec
 
 log = logging.getLogger("cnnkit")
 
 
-def store() -> Path:
-    """The folder of stored networks: `$CNNKIT_HOME/models`, or `models` in the platform's cache folder."""
-    import platformdirs
-
-    home = os.environ.get("CNNKIT_HOME") or platformdirs.user_cache_dir("cnnkit", appauthor=False)
-    return Path(home) / "models"
-
-
-def stored_networks() -> dict[str, Path]:
-    """Every `NAME.onnx` in the store, by name, sorted."""
-    return {path.stem: path for path in sorted(store().glob("*.onnx"))}
-
-
-def remove_network(name: str) -> Path:
-    """Delete a stored network and return the path it had. Raises ModelError or OutputError."""
-    stored = stored_networks()
-    if name not in stored:
-        known = ", ".join(stored) or "none"
-        raise ModelError(f"there is no stored network '{name}' to remove in {store()}; there are: {known}.")
-    try:
-        stored[name].unlink()
-    except OSError as error:
-        raise OutputError(f"{stored[name]} cannot be removed: {error.strerror}.") from None
-    return stored[name]
-
-
 def known_networks() -> list[dict[str, Any]]:
-    """Name, summary, licence, path, size in bytes and origin of every network that has a name."""
+    """Every network that has a name, as a JSON-able dict: those of plugins, then the others stored here.
+
+    `state` is "packaged" (comes with its plugin), "pulled", "not pulled" or "stored" (imported, or pulled
+    under another name). `path` and `bytes` are None for what is not on this machine; `download` are the
+    bytes of the published weights, None where they are not known.
+    """
     from cnnkit.host.host import default_host
 
     host = default_host()
+    stored = stored_networks()
     found = []
     for name in host.names("cnnkit.models"):
         try:
-            network, path = host.network(name), host.locate(name)
+            network = host.network(name)
+            path = host.locate(name) if network.locate else stored.get(name)
         except CnnkitError as error:
             if host.strict:
                 raise
             log.warning("left out: %s", error)
             continue
-        found.append(_entry(name, network.summary, network.licence, path, "a plugin"))
-    for name, path in stored_networks().items():
-        found.append(_entry(name, "stored on this machine", "", path, str(store())))
+        state = "packaged" if network.locate else "pulled" if path else "not pulled"
+        found.append(_entry(name, network.summary, network.licence, state, path, network))
+    for name in sorted(stored.keys() - {entry["name"] for entry in found}):
+        record = record_of(stored[name])
+        summary, licence = (record.summary, record.licence) if record else ("", "")
+        found.append(_entry(name, summary, licence, "stored", stored[name]))
     return found
 
 
-def describe(name: str) -> dict[str, Any]:
-    """What the network `name` (known by name, or a path) is, as a JSON-able dict."""
+def describe(spec: "ModelSpec") -> dict[str, Any]:
+    """What a network is, as a JSON-able dict; `path` and `bytes` are None when it is made from weights."""
     from cnnkit.graphs.measure import measure
     from cnnkit.host.host import default_host
-    from cnnkit.host.operation import ModelSpec
 
     host = default_host()
-    path = host.locate(name)
-    model = host.model(ModelSpec(name))
+    model = host.model(spec)
+    path = None if spec.weights else host.locate(spec.name)
     height, width = model.preprocessing.height, model.preprocessing.width
     measures = measure(model.graph, height, width)
     return {
         "name": model.name,
-        "path": str(path),
-        "bytes": path.stat().st_size,
+        "path": str(path) if path else None,
+        "bytes": path.stat().st_size if path else None,
         "sha256": model.sha256,
         "licence": model.licence,
+        "origin": model.origin,
         "input": list(model.graph.input.shape),
         "preprocessing": model.preprocessing.to_json(),
         "outputs": [{"name": output.name, "shape": list(output.shape)} for output in model.graph.outputs],
@@ -84,23 +72,26 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def layer_table(name: str, size: tuple[int, int] | None = None, layout: str = "nchw") -> dict[str, Any]:
-    """Every layer of the network `name` at an input of (height, width), and the totals; JSON-able.
+def layer_table(spec: "ModelSpec", layout: str = "nchw") -> dict[str, Any]:
+    """Every layer of a network, and the totals; JSON-able.
 
-    `shown` is the output's shape as text, in the order of `layout` ("nchw", or "nhwc" as Keras prints it).
+    `operator` joins those of a layer that is several nodes, "Conv+Relu". `shown` is the output's shape as
+    text, in the order of `layout` ("nchw", or "nhwc" as Keras prints it).
     """
     from cnnkit.graphs.measure import measure
     from cnnkit.host.host import default_host
-    from cnnkit.host.operation import ModelSpec
 
-    model = default_host().model(ModelSpec(name, size=size))
+    model = default_host().model(spec)
     height, width = model.preprocessing.height, model.preprocessing.width
     measures = measure(model.graph, height, width)
+    operators: dict[int, list[str]] = {}
+    for part in model.parts:
+        operators.setdefault(part.index, []).append(part.operator)
     rows = [
         {
             "index": row.layer.index,
             "name": row.layer.name,
-            "operator": row.layer.operator,
+            "operator": "+".join(operators[row.layer.index]),
             "shape": row.shape,
             "shown": _shown(row.shape, layout, model.preprocessing.layout),
             "parameters": row.parameters,
@@ -118,15 +109,19 @@ def layer_table(name: str, size: tuple[int, int] | None = None, layout: str = "n
     }
 
 
-def _entry(name: str, summary: str, licence: str, path: Path, origin: str) -> dict[str, Any]:
-    size = path.stat().st_size
+def _entry(
+    name: str, summary: str, licence: str, state: str, path: Path | None, network: "Network | None" = None
+) -> dict[str, Any]:
+    source = network.source if network else None
     return {
         "name": name,
         "summary": summary,
         "licence": licence,
-        "path": str(path),
-        "bytes": size,
-        "origin": origin,
+        "state": state,
+        "path": str(path) if path else None,
+        "bytes": path.stat().st_size if path else None,
+        "address": source.address if source else None,
+        "download": source.size or None if source else None,
     }
 
 

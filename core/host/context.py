@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -49,12 +49,16 @@ def bytes_of(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit or " "))
 
 
+Label = str | Callable[[], str]
+"""What a progress bar says; a function is asked again after each item."""
+
+
 class Reporter(Protocol):
     """Where talk and progress go: a terminal, a log, nowhere."""
 
     def say(self, text: str) -> None: ...
 
-    def progress(self, items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]: ...
+    def progress(self, items: Iterable[Item], total: int | None, label: Label) -> Iterator[Item]: ...
 
     def transfer(self, chunks: Iterable[bytes], done: int, total: int | None, label: str) -> Iterator[bytes]:
         """The same chunks, while their bytes are counted from `done` to `total`."""
@@ -66,7 +70,7 @@ class LogReporter:
     def say(self, text: str) -> None:
         logging.getLogger("cnnkit").info(text)
 
-    def progress(self, items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+    def progress(self, items: Iterable[Item], total: int | None, label: Label) -> Iterator[Item]:
         yield from items
 
     def transfer(self, chunks: Iterable[bytes], done: int, total: int | None, label: str) -> Iterator[bytes]:
@@ -119,8 +123,8 @@ class Context:
         where = {"device": self.settings.device, "threads": self.settings.threads}
         return self.host.training(model, loss, wrt, taps, rules, **where, **settings)
 
-    def progress(self, items: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:
-        """The same items, while a progress bar on the terminal follows them."""
+    def progress(self, items: Iterable[Item], total: int | None = None, label: Label = "") -> Iterator[Item]:
+        """The same items, while a progress bar on the terminal follows them; a function's label changes."""
         return self.reporter.progress(items, total, label)
 
     def say(self, text: str) -> None:

@@ -53,6 +53,7 @@ class Desk:
         """Keep the state of the run, in place of the one kept before. Raises OutputError."""
         content = io.BytesIO()
         np.savez(content, **{_OF: np.array(json.dumps(self._identity))}, **state)  # type: ignore[arg-type]
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.checkpoint, content.getvalue())
 
     def restore(self) -> dict[str, NDArray[Any]] | None:

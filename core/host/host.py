@@ -5,18 +5,19 @@ anything, and asking for a name imports the one plugin that promises it. A plugi
 skipped with one line; the rest works.
 """
 
+import inspect
 import logging
 import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cnnkit import API
-from cnnkit.errors import CnnkitError, ModelError, PluginError, did_you_mean
+from cnnkit.errors import CnnkitError, ModelError, PluginError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from cnnkit.graphs.autodiff.rules import Rule
@@ -115,36 +116,66 @@ class Host:
         return dict(self._all("cnnkit.losses"))
 
     def model(self, spec: "ModelSpec") -> "Model":
-        """The network that `spec` names, loaded; the last few are kept. Raises ModelError."""
+        """The network that `spec` names, loaded or built; the last few are kept.
+
+        Raises ModelError, and UsageError for weights where the network is not made from them.
+        """
         from cnnkit.graphs.model import Model
 
+        said: dict[str, Any] = {
+            "preprocess": spec.preprocess,
+            "fit": spec.fit,
+            "filter": spec.filter,
+            "labels": spec.labels,
+            "size": spec.size,
+        }
+        if spec.weights:
+            weights = spec.weights
+            return _kept(
+                self._models,
+                (spec, _stamp(Path(weights))),
+                lambda: self.build(spec.name, weights).adjusted(**said),
+            )
         path = self.locate(spec.name)
-        stamp = path.stat()
-        labels = Path(spec.labels) if spec.labels else None
-        return _kept(
-            self._models,
-            (spec, path, stamp.st_mtime_ns, stamp.st_size),
-            lambda: Model.load(
-                path,
-                preprocess=spec.preprocess,
-                fit=spec.fit,
-                filter=spec.filter,
-                labels=labels,
-                size=spec.size,
-            ),
-        )
+        return _kept(self._models, (spec, path, _stamp(path)), lambda: Model.load(path, **said))
+
+    def build(self, name: str, weights: str | Path, **shape: Any) -> "Model":
+        """The network `name` made from the weights of a file, or "random:SEED".
+
+        `shape` is what can be asked of this architecture (`classes`, `size`, `alpha`). Raises UsageError when
+        the network is not made from weights or takes no such word, and ModelError when they do not fit.
+        """
+        network = self.network(name) if name in self.names("cnnkit.models") else None
+        if network is None or network.build is None:
+            self.locate(name)  # raises where there is no such network at all
+            raise UsageError(f"the network '{name}' is a whole file and takes no weights; leave them out.")
+        words = [*inspect.signature(network.build).parameters][1:]
+        for word in shape:
+            if word not in words:
+                raise UsageError(
+                    f"the network '{name}' takes no {word}; it takes {', '.join(words) or 'none'}."
+                )
+        model = _of_plugin(network, lambda: network.build(weights, **shape))  # type: ignore[misc]
+        return replace(model, name=name, origin=str(weights))
 
     def locate(self, name: str) -> Path:
-        """The file of a network: a path as it is, a name by plugin or from the folder of stored networks."""
-        from cnnkit.host.catalogue import stored_networks
+        """The file of a network: a path as it is, a name by plugin or from the folder of stored networks.
+
+        Raises ModelError, also for a network that would have to be pulled first.
+        """
+        from cnnkit.host.store import stored_networks
 
         path = Path(name)
         known = self.names("cnnkit.models")
-        if name in known:
-            return self._located(self.network(name))
-        if path.suffix == ".onnx" or path.exists():
-            return _existing(path)
         stored = stored_networks()
+        if name in known:
+            network = self.network(name)
+            if network.locate:
+                return _existing(Path(_of_plugin(network, network.locate)))
+            if name not in stored:
+                raise ModelError(_to_pull(network))
+        elif path.suffix == ".onnx" or path.exists():
+            return _existing(path)
         if name in stored:
             return stored[name]
         known = sorted({*known, *stored})
@@ -152,14 +183,6 @@ class Host:
         raise ModelError(
             f"there is no network '{name}': it is neither a file nor one of {', '.join(known)}.{hint}"
         )
-
-    def _located(self, network: "Network") -> Path:
-        try:
-            return _existing(Path(network.locate()))
-        except CnnkitError:
-            raise
-        except Exception as error:  # third-party code
-            raise ModelError(f"the network '{network.name}' cannot be had: {_story(error)}.") from error
 
     def session(self, model: "Model", **settings: Any) -> "Session":
         """The session of a model under these settings; the last few are kept."""
@@ -299,7 +322,39 @@ def _contribution(plugin: Plugin) -> Any:
         raise PluginError(f"its '{plugin.name}' is {type(contribution).__name__}, not {kind.__name__}")
     if isinstance(contribution, Operation):
         fields_of(contribution.options)
+    if isinstance(contribution, hookspecs.Network) and not (contribution.locate or contribution.build):
+        raise PluginError(f"its network '{plugin.name}' has neither `locate` nor `build`")
     return contribution
+
+
+def _of_plugin(network: "Network", make: Callable[[], Value]) -> Value:
+    """What a network's own code makes."""
+    try:
+        return make()
+    except CnnkitError:
+        raise
+    except Exception as error:  # third-party code
+        raise ModelError(f"the network '{network.name}' cannot be had: {_story(error)}.") from error
+
+
+def _to_pull(network: "Network") -> str:
+    """Why a network that is made from weights has no file."""
+    if network.source is None:
+        return f"nobody publishes weights for '{network.name}'; say --weights FILE or --weights random:0."
+    size = f" ({network.source.size / 1e6:.0f} MB)" if network.source.size else ""
+    return (
+        f"the network '{network.name}' is not on this machine; `cnnkit models pull {network.name}` fetches it"
+        f"{size}."
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Changes when the file does; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _story(error: BaseException) -> str:

@@ -81,14 +81,15 @@ def test_completion(cnnkit: Run, acme: Path) -> None:
 def test_models(cnnkit: Run, tmp_path: Path) -> None:
     home = {"CNNKIT_HOME": str(tmp_path / "home")}
     listed = json.loads(cnnkit("models", "list", "--json", **home).out)
-    assert [network["name"] for network in listed] == ["default"]
+    states = {network["name"]: network["state"] for network in listed}
+    assert states["default"] == "packaged" and states["vgg19"] == "not pulled"
     path = cnnkit("models", "path", "default", **home).out.strip()
     assert Path(path).is_file() and path == listed[0]["path"]
 
     (tmp_path / "home" / "models").mkdir(parents=True)
     stored = tmp_path / "home" / "models" / "mine.onnx"
     stored.write_bytes(Path(path).read_bytes())
-    assert cnnkit("models", "list", "-q", **home).out.split() == ["default", "mine"]
+    assert cnnkit("models", "list", "-q", **home).out.split() == [*states, "mine"]
     shown = json.loads(cnnkit("models", "show", "mine", "--json", **home).out)
     assert shown["path"] == str(stored) and shown["bytes"] == stored.stat().st_size
     told = json.loads(cnnkit("models", "layers", "mine", "--json", "--size", "64x96", **home).out)
