@@ -35,7 +35,7 @@ def vgg(
     them it takes any from 32 up, unless a size is given. `activation` of the scores: softmax, or None for
     logits. Keras' weights take BGR minus the means ("caffe"), torchvision's RGB ("torch").
 
-    Raises ModelError when the weights do not fit, and UsageError when their file cannot be read.
+    Raises ModelError when the weights do not fit, or their file cannot be read.
     """
     source = read_weights(weights)
     size = size or ((224, 224) if top else None)
