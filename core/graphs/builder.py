@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 from onnx import defs, helper, numpy_helper
 
 from cnnkit.errors import ModelError, did_you_mean
+from cnnkit.graphs.checking import detached
 from cnnkit.graphs.layers import read_by
 from cnnkit.graphs.loading import Files, array_of
 from cnnkit.graphs.opset import OPSET, modernised, opset_of
@@ -194,22 +195,17 @@ class Builder:
             *(declaration(name, declared_shape(t := self._tensors[name]), t.dtype) for name in given),
         ]
         read = {name for node in nodes for name in read_by(node)} | wanted
-        graph = helper.make_graph(
-            nodes,
-            self._name,
-            [value for value in inputs if value.name in read],
-            outputs,
-            initializer=[tensor for name, tensor in self._initializers.items() if name in read],
-        )
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid(*entry) for entry in self._opsets.items()],
-            producer_name="cnnkit",
-            ir_version=self._ir_version,
-        )
+        model = onnx.ModelProto(ir_version=self._ir_version, producer_name="cnnkit")
+        model.opset_import.extend(helper.make_opsetid(*entry) for entry in self._opsets.items())
         helper.set_model_props(model, dict(metadata or {}))
+        graph = model.graph
+        graph.name = self._name
+        graph.node.extend(nodes)
+        graph.input.extend(value for value in inputs if value.name in read)
+        graph.output.extend(outputs)
+        graph.initializer.extend(tensor for name, tensor in self._initializers.items() if name in read)
         if self.files is None:
-            onnx.checker.check_model(model)
+            onnx.checker.check_model(detached(model))
         return model
 
     @contextmanager

@@ -8,6 +8,7 @@ from onnx import TensorProto, defs
 
 from cnnkit.errors import ModelError
 from cnnkit.graphs.loading import is_elsewhere
+from cnnkit.graphs.saving import described, is_large, without
 
 OPSETS = range(7, 27)
 """Versions of the ONNX operators that ONNX Runtime 1.28 to 1.31 run."""
@@ -31,22 +32,27 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
     _check_operators(model, what)
     _check_input(model.graph, what)
     try:
-        onnx.checker.check_model(_detached(model))
+        onnx.checker.check_model(detached(model))
     except Exception as error:  # a damaged file can break the checker in any way
         raise ModelError(f"{what} is not a valid ONNX model: {_sentence(error)}") from None
 
 
-def _detached(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with references that the checker does not follow: it would look in the working directory."""
-    if not any(is_elsewhere(tensor) for tensor in model.graph.initializer):
+def detached(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model for onnx's checker: with references that it does not follow in place of large weights.
+
+    It would serialise them once more, or look for their files in the working directory.
+    """
+    if not any(is_large(tensor) for tensor in model.graph.initializer):
         return model
-    detached = onnx.ModelProto()
-    detached.CopyFrom(model)
-    for tensor in detached.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = "#"
-    return detached
+    bare: onnx.ModelProto = without(model, "graph")
+    bare.graph.CopyFrom(without(model.graph, "initializer"))
+    for tensor in model.graph.initializer:
+        kept = bare.graph.initializer.add()
+        kept.CopyFrom(described(tensor) if is_large(tensor) else tensor)
+        if is_large(tensor):
+            kept.data_location = TensorProto.EXTERNAL
+            kept.external_data.add(key="location", value="#")
+    return bare
 
 
 def _check_operators(model: onnx.ModelProto, what: str) -> None:

@@ -18,6 +18,7 @@ from cnnkit.graphs.checking import check_model
 from cnnkit.graphs.layers import Layer as Layer
 from cnnkit.graphs.layers import find_layers, layers_of, parts_of, read_by
 from cnnkit.graphs.loading import Files, array_of, is_elsewhere, read_skeleton
+from cnnkit.graphs.saving import serialised
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,10 @@ class Graph:
         """Of the files that the graph was read from, else of its serialised form; hexadecimal."""
         if self.files and self.as_read:
             return self.files.sha256()
-        return hashlib.sha256(self.skeleton.SerializeToString(deterministic=True)).hexdigest()
+        digest = hashlib.sha256()
+        for piece in serialised(self.skeleton, self.files):
+            digest.update(piece)
+        return digest.hexdigest()
 
 
 def picture_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:

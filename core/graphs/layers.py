@@ -65,9 +65,9 @@ def find_layers(
 ) -> tuple[Layer, ...]:
     """The layers that any of the patterns names, in graph order.
 
-    A pattern is a layer's name (or its node's or tensor's); an index, from the end when negative; a range `3:9` of
-    indices without its end, as in Python; or names with `*`, `?` and `[...]`. Commas separate patterns in one
-    text. What names no layer may name one of the `parts`, the nodes inside layers.
+    A pattern is a layer's name (or its node's or tensor's); an index, from the end when negative; a range
+    `3:9` of indices without its end, as in Python; or names with `*`, `?` and `[...]`. Commas separate
+    patterns in one text. What names no layer may name one of the `parts`, the nodes inside layers.
 
     Raises UsageError for a pattern that names nothing.
     """

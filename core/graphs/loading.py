@@ -23,7 +23,8 @@ from cnnkit.errors import ModelError
 LARGE = 1 << 20
 """Bytes from which on an initializer stays in its file."""
 
-_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # field numbers of ModelProto, GraphProto, TensorProto
+GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
+"""Numbers of these fields of ModelProto, GraphProto and TensorProto."""
 _KINDS = {
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
@@ -117,21 +118,21 @@ class _Walk:
             tag = self._varint()
             field, wire = tag >> 3, tag & 7
             if wire == 0:
-                out += _varint(tag) + _varint(self._varint())
+                out += varint(tag) + varint(self._varint())
             elif wire in (1, 5):
-                out += _varint(tag) + self._read(8 if wire == 1 else 4)
+                out += varint(tag) + self._read(8 if wire == 1 else 4)
             elif wire == 2:
                 length = self._varint()
                 position = self.file.tell()
                 if length > end - position:
                     raise _Damaged
-                if not descent and field == _RAW_DATA and length >= LARGE:
+                if not descent and field == RAW_DATA and length >= LARGE:
                     out += _reference(self.name, position, length).SerializeToString()
                     self.file.seek(length, 1)
                     continue
                 inside = descent and field == descent[0]
                 body = self.skeleton(position + length, descent[1:]) if inside else self._read(length)
-                out += _varint(tag) + _varint(len(body)) + body
+                out += varint(tag) + varint(len(body)) + body
             else:
                 raise _Damaged
         if position != end:
@@ -165,7 +166,7 @@ def _parse(path: Path, file: BinaryIO) -> onnx.ModelProto:
     size = path.stat().st_size
     try:
         model = onnx.ModelProto()
-        model.ParseFromString(_Walk(file, path.name, size).skeleton(size, (_GRAPH, _INITIALIZER)))
+        model.ParseFromString(_Walk(file, path.name, size).skeleton(size, (GRAPH, INITIALIZER)))
         if any(isinstance(text, bytes) for text in _texts(model)):
             raise _Damaged
         return model
@@ -187,7 +188,8 @@ def _texts(message: Message) -> Iterator[str | bytes]:
                 yield from _texts(inner)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)

@@ -158,7 +158,8 @@ def _peak(graph: Graph, known: Mapping[str, Fact]) -> int:
 def peak(nodes: Sequence[onnx.NodeProto], sizes: Mapping[str, int], outputs: Iterable[str]) -> int:
     """The largest sum of the bytes of tensors that are alive at the same time while nodes run in their order.
 
-    `sizes` are in bytes, by tensor; what no node computes is there from the start, what is not in it counts nothing.
+    `sizes` are in bytes, by tensor; what no node computes is there from the start, what is not in it counts
+    nothing.
     """
     last = {name: step for step, node in enumerate(nodes) for name in read_by(node)}
     last |= {name: len(nodes) for name in outputs}

@@ -1,20 +1,21 @@
 """`Model`: a graph, and what one must know to feed it a picture and to read its answer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import helper
 
 from cnnkit.errors import CnnkitError, ModelError, UsageError
 from cnnkit.graphs import targets
 from cnnkit.graphs.graph import Graph
+from cnnkit.graphs.guessing import guess
 from cnnkit.graphs.layers import LAYERS_KEY, Layer
 from cnnkit.graphs.measure import infer_shapes
+from cnnkit.graphs.saving import serialised
 from cnnkit.graphs.tensors import Shape
 from cnnkit.images.files import write_atomically
 from cnnkit.images.preprocessing import Preprocessing
@@ -100,16 +101,12 @@ class Model:
         write_atomically(Path(path), self.serialised())
         return Path(path)
 
-    def serialised(self) -> bytes:
-        """The ONNX file that `save` writes."""
-        proto = self.graph.proto
-        metadata = {entry.key: entry.value for entry in proto.metadata_props}
-        metadata |= self.metadata
+    def serialised(self) -> Iterator[bytes | memoryview]:
+        """The ONNX file that `save` writes, in pieces, of which one at a time is in memory."""
+        skeleton = self.graph.skeleton
+        metadata = {entry.key: entry.value for entry in skeleton.metadata_props} | self.metadata
         metadata[LAYERS_KEY] = json.dumps([[layer.name, layer.tensor] for layer in self.layers])
-        del proto.metadata_props[:]
-        helper.set_model_props(proto, metadata)
-        data: bytes = proto.SerializeToString()
-        return data
+        return serialised(skeleton, self.graph.files, metadata)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -192,12 +189,9 @@ def _assemble(
     if "preprocessing" in metadata:
         chosen = _read_preprocessing(metadata["preprocessing"])
     else:
-        chosen = Preprocessing.preset("tf", **_grey(graph))
+        chosen, assumed = guess(graph)
         if not preprocess:
-            assumptions.append(
-                "preprocessing is not in the file: assumed 'tf' (x/127.5 - 1, RGB); "
-                "say --preprocess otherwise"
-            )
+            assumptions.append(assumed)
         if not fit and None not in graph.size:
             assumptions.append(
                 "fit is not in the file: assumed 'squash' (the whole picture); say --fit otherwise"

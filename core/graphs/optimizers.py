@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cnnkit.graphs.builder import Operators
 from cnnkit.graphs.tensors import Tensor
@@ -146,3 +146,77 @@ class AdamW(Adam):
     ) -> tuple[Tensor, Tensor]:
         kept = op.Sub(1.0, op.Mul(rate, self.weight_decay))
         return op.Mul(parameter, op.cast(kept, parameter.dtype)), gradient
+
+
+@dataclass(frozen=True)
+class Clamped:
+    """Another optimizer, after whose every step the parameter is brought back between `low` and `high`.
+
+    These are numbers, or arrays that broadcast over the parameter: (1, channels, 1, 1) for a picture.
+    """
+
+    optimizer: Optimizer
+    low: ArrayLike
+    high: ArrayLike
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):  # as tuples, so that two equal ones are equal
+            object.__setattr__(self, name, _as_tuples(np.asarray(getattr(self, name)).tolist()))
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        return self.optimizer.settings
+
+    def slots(self, parameter: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        return self.optimizer.slots(parameter)
+
+    def update(
+        self,
+        op: Operators,
+        parameter: Tensor,
+        gradient: Tensor,
+        slots: Mapping[str, Tensor],
+        settings: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        after, kept = self.optimizer.update(op, parameter, gradient, slots, settings)
+        low, high = (np.asarray(limit, parameter.dtype) for limit in (self.low, self.high))
+        return op.Min(op.Max(after, low), high), kept
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """Another optimizer, and beside it, in the slot `average`, the mean of the parameter over its steps.
+
+    Each step back counts `decay` times as much as the one after it (crowsonkb/style_transfer's average). The
+    mean is a true one from the first step on: its weights add up to 1. A first value that is to count too is
+    written to `average`, and 1 to the slot `averaged`, the number of values in it.
+    """
+
+    optimizer: Optimizer
+    decay: float = 0.99
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        return self.optimizer.settings
+
+    def slots(self, parameter: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        own = {"average": np.zeros_like(parameter), "averaged": np.zeros((), np.float64)}
+        return {**self.optimizer.slots(parameter), **own}
+
+    def update(
+        self,
+        op: Operators,
+        parameter: Tensor,
+        gradient: Tensor,
+        slots: Mapping[str, Tensor],
+        settings: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        after, kept = self.optimizer.update(op, parameter, gradient, slots, settings)
+        averaged = op.Add(slots["averaged"], 1.0)
+        share = op.Div(1 - self.decay, op.Sub(1.0, op.Pow(np.float64(self.decay), averaged)))
+        way = op.Mul(op.Sub(after, slots["average"]), op.cast(share, parameter.dtype))
+        return after, {**kept, "average": op.Add(slots["average"], way), "averaged": averaged}
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -13,6 +13,7 @@ from cnnkit.graphs.planes import Plane, planes
 
 _REORDERS = {"Identity", "Cast", "Dropout", "Transpose", "Squeeze", "Unsqueeze"}
 _PASSES_THROUGH = {"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Dropout"}
+_ACTIVATIONS = {"Softmax", "LogSoftmax", "Sigmoid"}
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,22 @@ def probabilities(graph: Graph) -> Scores:
     return Scores(logits(graph).tensor, softmax=True)
 
 
+def holds_scores(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor has one number per class: only activations stand between it and the output."""
+    name = graph.outputs[0].name
+    while name != tensor:
+        node = graph.producers.get(name)
+        if node is None or node.op_type not in _PASSES_THROUGH | _ACTIVATIONS:
+            return False
+        name = node.input[0]
+    return True
+
+
 def _final_activation(graph: Graph) -> Any:
     node = graph.producers.get(graph.outputs[0].name)
     while node and node.op_type in _PASSES_THROUGH:
         node = graph.producers.get(node.input[0])
-    return node if node and node.op_type in ("Softmax", "LogSoftmax", "Sigmoid") else None
+    return node if node and node.op_type in _ACTIVATIONS else None
 
 
 class Choice(NamedTuple):

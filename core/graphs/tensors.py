@@ -231,6 +231,8 @@ def _values(
         value = fact.value
         if node.op_type in _READS_ONLY_THE_SHAPE and fact.size is not None and fact.shape is not None:
             value = np.broadcast_to(np.zeros((), np.float32), [size or 0 for size in fact.shape])
+        elif node.op_type == "CastLike" and name == node.input[1] and fact.dtype is not None:
+            value = np.zeros((), fact.dtype)  # only its type is read
         if name and value is None:
             return unknown
         feeds[name] = value

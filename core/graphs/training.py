@@ -67,7 +67,8 @@ class TrainingGraph:
 
     @property
     def bytes_alive(self) -> int:
-        """The most that the tensors of `gradient_model`, but its weights, take at the same time; for a fixed batch.
+        """The most that the tensors of `gradient_model`, but its weights, take at the same time; for a fixed
+        batch.
 
         A runtime that computes in place needs less, and its scratch memory is not counted.
         """

@@ -4,6 +4,7 @@ import os
 import secrets
 import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from cnnkit.errors import ImageError, OutputError
@@ -39,15 +40,17 @@ def read_picture_file(path: str) -> bytes:
     return data
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader sees the old file or the new one, never a part.
+def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write `data`, whole or in pieces, to `path`: a reader sees the old file or the new one, never a part.
 
     A symbolic link is followed; a pipe or device is written directly. OutputError when it cannot be done;
     then nothing is left behind.
     """
+    pieces = [data] if isinstance(data, bytes) else data
     try:
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            path.write_bytes(data)
+            with path.open("wb") as file:
+                file.writelines(pieces)
             return
         target = Path(os.path.realpath(path))
         draft = target.parent / f".cnnkit-{secrets.token_hex(8)}.tmp"
@@ -55,7 +58,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             # os.open rather than tempfile, whose files are readable by their owner only.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             with open(os.open(draft, flags, 0o666), "wb") as file:
-                file.write(data)
+                file.writelines(pieces)
             os.replace(draft, target)
         except BaseException:
             draft.unlink(missing_ok=True)

@@ -55,7 +55,8 @@ class TrainingSession:
     number of pictures, open by default; `size` is (height, width), the model's by default. `rules` are
     gradient rules for more operators. `rewrites` "measured" replaces convolutions by Winograd's form where
     that is clearly faster on this CPU, which takes seconds to find out, and where `max_memory` more bytes
-    (default: a quarter of what is free) are enough for it.
+    (default: a quarter of what is free) are enough for it; or it names them, as `rewritten` did in another
+    session whose results are to be repeated bit for bit.
 
     Raises ModelError where a gradient does not exist, UsageError for names that mean nothing, and
     DeviceError.
@@ -75,7 +76,7 @@ class TrainingSession:
         seed: int = 0,
         device: str = "auto",
         threads: int | None = None,
-        rewrites: Literal["none", "measured"] = "none",
+        rewrites: Literal["none", "measured"] | Sequence[str] = "none",
         max_memory: int | None = None,
         rules: Mapping[str, Rule] | None = None,
     ) -> None:
@@ -91,7 +92,7 @@ class TrainingSession:
             size=size,
             rules=rules,
         )
-        if rewrites not in ("none", "measured"):
+        if isinstance(rewrites, str) and rewrites not in ("none", "measured"):
             raise UsageError(f"rewrites are 'none' or 'measured', not '{rewrites}'")
         providers(device)  # refuses a device that is not there
         self._random = np.random.default_rng(seed)
@@ -238,15 +239,22 @@ class TrainingSession:
         return Path(path)
 
     @cached_property
+    def rewritten(self) -> tuple[str, ...]:
+        """The convolutions that are computed in Winograd's form; found out at the first call."""
+        if not isinstance(self._rewrites, str):
+            known = {candidate.name for candidate in candidates(self.graph.gradient_model)}
+            return tuple(name for name in self._rewrites if name in known)
+        if self._rewrites == "none" or providers(self._device)[0].startswith("CUDA"):
+            return ()
+        choice = worth_rewriting(candidates(self.graph.gradient_model), self._threads, self._max_memory)
+        log.info("%s", choice)
+        return choice.names
+
+    @cached_property
     def _gradient_run(self) -> "_Run":
         """Losses, gradients, taps and next statistics."""
-        graph = self.graph
-        model = graph.model(graph.losses, graph.gradients, graph.taps, graph.statistics)
-        if self._rewrites == "measured" and not providers(self._device)[0].startswith("CUDA"):
-            choice = worth_rewriting(candidates(model), self._threads, self._max_memory)
-            log.info("%s", choice)
-            model = winograd(model, choice.names)
-        return self._started(model)
+        model = self.graph.gradient_model
+        return self._started(winograd(model, self.rewritten) if self.rewritten else model)
 
     @cached_property
     def _update_run(self) -> "_Run":

@@ -24,7 +24,8 @@ def test_a_foreign_file_and_what_is_assumed(write: Write, small: onnx.ModelProto
     assert model.preprocessing == Preprocessing.preset("tf", height=8, width=6)
     assert model.name == "model"
     assert model.assumptions[0] == (
-        "preprocessing is not in the file: assumed 'tf' (x/127.5 - 1, RGB); say --preprocess otherwise"
+        "preprocessing is not in the file: assumed 'tf' (x/127.5 - 1, RGB), as nothing in it tells more; "
+        "say --preprocess otherwise"
     )
     assert "'squash'" in model.assumptions[1]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnnkit import SGD, Adam, AdamW, Builder, Model, TrainingSession, losses
+from cnnkit import SGD, Adam, AdamW, Averaged, Builder, Clamped, Model, TrainingSession, losses
 from cnnkit.graphs.optimizers import Optimizer
 from cnnkit.graphs.tensors import Tensor
 
@@ -152,6 +152,45 @@ def test_adam_goes_on_where_it_stopped(tmp_path: Any) -> None:
     second.restore(tmp_path / "state.npz")
     assert float(second.read("bias/steps")) == 3
     assert [second.step(feeds) for _ in range(3)] == [first.step(feeds) for _ in range(3)]
+
+
+def test_a_clamped_parameter_stays_within() -> None:
+    """Rosenbrock's slope at (-1.2, 1) is (-215.6, -88): a step of 0.01 along it leads to (0.956, 1.88)."""
+    ((place,),) = way(rosenbrock(), Clamped(SGD(0.01), -1.0, 0.5), 1)
+    assert place.tolist() == [0.5, 0.5]
+    ((place,),) = way(rosenbrock(), Clamped(SGD(0.01), [-1, -1], np.array([2.0, 1.5])), 1)
+    assert place == pytest.approx([0.956, 1.5], rel=1e-5)
+
+
+def test_equal_limits_make_equal_optimizers() -> None:
+    low, high = np.full((1, 3, 1, 1), -1.0), np.ones((1, 3, 1, 1))
+    assert Clamped(SGD(), low, high) == Clamped(SGD(), low.copy(), high)
+    assert len({Clamped(SGD(), low, high), Clamped(SGD(), low.copy(), high), Clamped(SGD(), low, 2.0)}) == 2
+
+
+def test_the_average_is_the_weighted_mean_of_all_values() -> None:
+    optimizer = Averaged(Clamped(Adam(0.3), -1.3, 3.0), 0.8)
+    assert optimizer.settings == {"learning_rate": 0.3}
+    session = rosenbrock().session(optimizer)
+    places = []
+    for count in range(1, 6):
+        session.step({})
+        places.append(session.read("place").astype(np.float64))
+        weights = 0.8 ** np.arange(count)[::-1]
+        wanted = (weights[:, None] * places).sum(0) / weights.sum()
+        assert session.read("place/average") == pytest.approx(wanted, rel=1e-6)
+        assert float(session.read("place/averaged")) == count
+    alone = list(way(rosenbrock(), Clamped(Adam(0.3), -1.3, 3.0), 5))
+    assert [place.astype(np.float32).tolist() for place in places] == [place.tolist() for (place,) in alone]
+
+
+def test_a_first_value_can_count_in_the_average() -> None:
+    session = rosenbrock().session(Averaged(SGD(0.01), 0.5))
+    session.write("place/average", session.read("place"))
+    session.write("place/averaged", 1.0)
+    first = session.read("place")
+    session.step({})
+    assert session.read("place/average") == pytest.approx((first + 2 * session.read("place")) / 3, rel=1e-6)
 
 
 PAIRS = [
