@@ -53,12 +53,14 @@ if TYPE_CHECKING:
     from cnnkit.host.operation import ModelSpec as ModelSpec
     from cnnkit.host.operation import Operation as Operation
     from cnnkit.host.options import Option as Option
+    from cnnkit.host.pull import pull as pull
     from cnnkit.host.result import Result as Result
     from cnnkit.images import drawing as drawing
     from cnnkit.images.image import Image as Image
     from cnnkit.images.preprocessing import Geometry as Geometry
     from cnnkit.images.preprocessing import Preprocessing as Preprocessing
     from cnnkit.images.preprocessing import resize_map as resize_map
+    from cnnkit.runtime.device import available_memory as available_memory
     from cnnkit.runtime.lbfgs import LBFGS as LBFGS
     from cnnkit.runtime.lbfgs import Iterate as Iterate
     from cnnkit.runtime.lbfgs import Reason as Reason
@@ -90,9 +92,11 @@ _ROOMS = {
     "host.jobs": "Outcome map run",
     "host.operation": "Job ModelSpec Operation",
     "host.options": "Option",
+    "host.pull": "pull",
     "host.result": "Result",
     "images.image": "Image",
     "images.preprocessing": "Geometry Preprocessing resize_map",
+    "runtime.device": "available_memory",
     "runtime.lbfgs": "Iterate LBFGS Reason",
     "runtime.minimize": "Minimum Tolerances minimize objective_of",
     "runtime.session": "Session",

@@ -25,7 +25,7 @@ def mini_xception(
 ) -> Model:
     """The network with the weights of a file or "random:SEED", for grey pictures of a face.
 
-    Raises ModelError when the weights do not fit, and UsageError when their file cannot be read.
+    Raises ModelError when the weights do not fit, or their file cannot be read.
     """
     net = Architecture("mini-xception", size, channels=1)
     x = net.input("input_1")

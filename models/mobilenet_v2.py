@@ -60,7 +60,7 @@ def mobilenet_v2(
     average and the dense layer; `activation` of the scores is softmax, or None for logits. Weights of PyTorch
     want its symmetric padding, its epsilon and its preprocessing ("torch"), all others those of Keras ("tf").
 
-    Raises ModelError when the weights do not fit, and UsageError when their file cannot be read.
+    Raises ModelError when the weights do not fit, or their file cannot be read.
     """
     source = read_weights(weights)
     torch = dict(TORCH)

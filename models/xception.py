@@ -35,7 +35,7 @@ def xception(
     It takes any size from 71 up unless a `size` (height, width) is given; it was made for 299. `top` are the
     average and the dense layer; `activation` of the scores is softmax, or None for logits.
 
-    Raises ModelError when the weights do not fit, and UsageError when their file cannot be read.
+    Raises ModelError when the weights do not fit, or their file cannot be read.
     """
     net = Architecture("xception", size or (None, None))
     x = net.input()

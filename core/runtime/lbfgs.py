@@ -2,14 +2,13 @@
 
 import math
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cnnkit.runtime.line_search import (
     FixedStep,
@@ -17,6 +16,7 @@ from cnnkit.runtime.line_search import (
     MoreThuente,
     Objective,
     Point,
+    Projection,
     Rule,
     StrongWolfe,
     Vector,
@@ -40,14 +40,60 @@ class Reason(StrEnum):
     NOT_FINITE = "the loss or its gradient is not finite, however short the step"
 
 
+class Pair(NamedTuple):
+    """A step, what the gradient changed by along it, and the product of the two."""
+
+    step: Vector
+    change: Vector
+    curvature: float
+
+
 class Iterate(NamedTuple):
-    """Where an iteration ended; number 0 is the start. `step` is a multiple of the direction then taken."""
+    """Where an iteration ended; number 0 is the start. `step` is a multiple of the direction then taken.
+
+    `pairs` are what is remembered of the last steps, the oldest first, and `best` is the lowest iterate
+    before this one, if any was lower: with them `LBFGS.iterates` can go on from here.
+    """
 
     number: int
     loss: float
     x: Vector
     gradient: Vector
     step: float
+    pairs: tuple[Pair, ...] = ()
+    best: "Iterate | None" = None
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All of it as named float64 arrays, for a file; `Iterate.of` is the way back."""
+        arrays = {
+            "number": self.number,
+            "loss": self.loss,
+            "x": self.x,
+            "gradient": self.gradient,
+            "step": self.step,
+        }
+        for place, pair in enumerate(self.pairs):
+            arrays |= {f"pairs/{place}/{name}": value for name, value in pair._asdict().items()}
+        state = {name: np.asarray(value, np.float64) for name, value in arrays.items()}
+        if self.best:
+            state |= {f"best/{name}": array for name, array in self.best.state().items()}
+        return state
+
+    @staticmethod
+    def of(state: Mapping[str, NDArray[Any]]) -> "Iterate":
+        """The iterate whose state this is. Raises KeyError where something is missing."""
+        count = sum(name.startswith("pairs/") for name in state) // len(Pair._fields)
+        pairs = [[state[f"pairs/{place}/{name}"] for name in Pair._fields] for place in range(count)]
+        best = {name.removeprefix("best/"): state[name] for name in state if name.startswith("best/")}
+        return Iterate(
+            int(state["number"]),
+            float(state["loss"]),
+            state["x"],
+            state["gradient"],
+            float(state["step"]),
+            tuple(Pair(step, change, float(curvature)) for step, change, curvature in pairs),
+            Iterate.of(best) if best else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -84,43 +130,76 @@ class LBFGS:
         search = StrongWolfe(rate) if strong_wolfe else FixedStep(rate)
         return LBFGS(memory, search, least_curvature=1e-10)
 
-    def iterates(self, objective: Objective, start: ArrayLike) -> Generator[Iterate, None, Reason]:
-        """The start and where each iteration ends, on and on; returned is the reason why there is no more."""
-        x = np.array(start, np.float64).ravel()
-        loss, gradient = objective(x)
-        here = best = Point(0.0, loss, 0.0, x, gradient)
-        memory = _Memory(self.memory)
-        for number in count():
-            yield Iterate(number, here.loss, here.x, here.gradient, here.step)
-            after = self._advance(objective, here, memory, number)
+    def iterates(
+        self,
+        objective: Objective,
+        start: "ArrayLike | Iterate",
+        *,
+        projection: Projection | None = None,
+        everywhere: bool = False,
+    ) -> Generator[Iterate, None, Reason]:
+        """The start and where each iteration ends, on and on; returned is the reason why there is no more.
+
+        From an `Iterate` it goes on behind it, bit for bit as the run that it came from. `projection` brings
+        each iterate back to where it may be, and with `everywhere` each point before it is evaluated, as
+        PyTorch's tutorial on style transfer clamps its picture; what is remembered of a step is the whole
+        step.
+        """
+        if isinstance(start, Iterate):
+            here = start
+        else:
+            x = np.array(start, np.float64).ravel()
+            x = projection(x) if projection and everywhere else x
+            here = Iterate(0, *_evaluated(objective, x), 0.0)
+            yield here
+        memory = _Memory(self.memory, here.pairs)
+        best = here.best or here
+        while True:
+            after = self._advance(objective, here, memory, projection, everywhere, fresh=not here.number)
             while isinstance(after, Reason):
                 if not memory.pairs:
                     return after
                 memory.pairs.clear()
                 if after is Reason.NOT_FINITE:
-                    here = best
-                after = self._advance(objective, here, memory, number)
-            here = after
-            best = here if here.loss < best.loss else best
-        raise AssertionError
+                    here = best._replace(number=here.number)
+                after = self._advance(objective, here, memory, projection, everywhere, fresh=True)
+            better = None if after.loss < best.loss else best
+            here = Iterate(
+                here.number + 1, after.loss, after.x, after.gradient, after.step, tuple(memory.pairs), better
+            )
+            best = better or here._replace(pairs=())
+            yield here
 
-    def _advance(self, objective: Objective, here: Point, memory: "_Memory", number: int) -> Point | Reason:
+    def _advance(
+        self,
+        objective: Objective,
+        here: Iterate,
+        memory: "_Memory",
+        projection: Projection | None,
+        everywhere: bool,
+        fresh: bool,
+    ) -> Point | Reason:
         """One step, which is remembered; or why there is none."""
-        line = Line(objective, here, memory.direction(here.gradient))
+        place = Point(here.step, here.loss, 0.0, here.x, here.gradient)
+        line = Line(objective, place, memory.direction(here.gradient), projection if everywhere else None)
         if not (math.isfinite(here.loss) and math.isfinite(line.start.slope)):
             return Reason.NOT_FINITE
         if line.start.slope >= 0:
             return Reason.NO_DESCENT
-        after = self._search(line, self._trial(line, memory, number))
+        after = self._search(line, self._trial(line, memory, here.number, fresh))
         if isinstance(after, Point):
+            step = after.step * line.direction
+            if projection and not np.array_equal(x := projection(after.x), after.x):
+                loss, x, gradient = _evaluated(objective, x)
+                after = after._replace(loss=loss, x=x, gradient=gradient)
             least = max(self.least_curvature, -_EPSILON * line.start.slope * after.step)
-            memory.add(after.x - here.x, after.gradient - here.gradient, least, bend=self.damped)
+            memory.add(step, after.gradient - here.gradient, least, bend=self.damped)
         return after
 
-    def _trial(self, line: Line, memory: "_Memory", number: int) -> float:
+    def _trial(self, line: Line, memory: "_Memory", number: int, fresh: bool) -> float:
         if self.first_step and not memory.pairs:
             return self.first_step / float(np.abs(line.direction).mean())
-        step = self.search.trial(line.start.gradient, number, fresh=not memory.pairs)
+        step = self.search.trial(line.start.gradient, number, fresh)
         return step * (len(memory.pairs) or self.memory) / self.memory if self.damped else step
 
     def _search(self, line: Line, step: float) -> Point | Reason:
@@ -134,11 +213,16 @@ class LBFGS:
         return Reason.NOT_FINITE
 
 
+def _evaluated(objective: Objective, x: Vector) -> tuple[float, Vector, Vector]:
+    loss, gradient = objective(x)
+    return loss, x, gradient
+
+
 class _Memory:
     """The latest steps s and what the gradient changed by along them, y; with s·y."""
 
-    def __init__(self, size: int) -> None:
-        self.pairs: deque[tuple[Vector, Vector, float]] = deque(maxlen=size)
+    def __init__(self, size: int, pairs: Iterable[Pair]) -> None:
+        self.pairs: deque[Pair] = deque(pairs, maxlen=size)
 
     @property
     def scale(self) -> float:
@@ -169,4 +253,4 @@ class _Memory:
                 y = share * y + (1 - share) / self.scale * s
                 curvature = float(s @ y)
         if curvature > least and math.isfinite(curvature):
-            self.pairs.append((s, y, curvature))
+            self.pairs.append(Pair(s, y, curvature))

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 Objective = Callable[[Vector], tuple[float, Vector]]
 """The loss and its gradient at a point; all are float64."""
+Projection = Callable[[Vector], Vector]
+"""Brings a point back to where it may be."""
 
 
 class Point(NamedTuple):
@@ -31,13 +33,19 @@ class NotFinite(ArithmeticError):
 
 
 class Line:
-    """The points `x + step · direction`. `lowest` is the best one so far whose loss fell as it should."""
+    """The points `x + step · direction`, brought back by `projection` if there is one.
 
-    def __init__(self, objective: Objective, start: Point, direction: Vector) -> None:
+    `lowest` is the best one so far whose loss fell as it should.
+    """
+
+    def __init__(
+        self, objective: Objective, start: Point, direction: Vector, projection: Projection | None = None
+    ) -> None:
         self.start = start._replace(step=0.0, slope=float(start.gradient @ direction))
         self.direction = direction
         self.lowest: Point | None = None
         self._objective = objective
+        self._projection = projection
         self._last = self.start
 
     def __call__(self, step: float) -> Point:
@@ -45,6 +53,8 @@ class Line:
         if step == self._last.step:
             return self._last
         x = self.start.x + step * self.direction
+        if self._projection:
+            x = self._projection(x)
         loss, gradient = self._objective(x)
         slope = float(gradient @ self.direction)
         if not (math.isfinite(step) and math.isfinite(loss) and math.isfinite(slope)):
@@ -59,7 +69,7 @@ class Rule(Protocol):
     """What L-BFGS needs to know of a line search."""
 
     def trial(self, gradient: Vector, iteration: int, fresh: bool) -> float:
-        """The first step to try. `fresh`: nothing is known yet, and the direction is minus the gradient."""
+        """The first step to try. `fresh`: no step was taken yet, or all that was known has been forgotten."""
 
     def search(self, line: Line, step: float) -> Point | None:
         """The point to go on from; the slope at the start is negative. Raises NotFinite."""

@@ -3,6 +3,9 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from cnnkit import (
     LBFGS,
     SGD,
     Builder,
+    Iterate,
     Minimum,
     Model,
     Reason,
@@ -23,6 +27,7 @@ from cnnkit import (
     minimize,
     objective_of,
 )
+from cnnkit.runtime.line_search import FixedStep
 
 Vector = NDArray[np.float64]
 Function = Callable[[Vector], tuple[float, Vector]]
@@ -238,6 +243,99 @@ def test_an_interruption_keeps_the_best(when: int) -> None:
 def test_an_error_of_the_objective_is_not_swallowed() -> None:
     with pytest.raises(ValueError, match="mine"):
         minimize(lambda x: (_ for _ in ()).throw(ValueError("mine")), np.zeros(2))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("stop", [0, 1, 4, 11])
+def test_a_run_is_taken_up_bit_for_bit(name: str, stop: int, tmp_path: Path) -> None:
+    """From a file, behind any iterate, on a landscape on which the steps do not all go down."""
+    method = replace(METHODS[name], memory=3)
+    whole = list(islice(method.iterates(rosenbrock, start(6)), 25))
+    np.savez(tmp_path / "state.npz", allow_pickle=False, **whole[stop].state())
+    with np.load(tmp_path / "state.npz") as saved:
+        taken_up = Iterate.of(saved)
+    rest = list(islice(method.iterates(rosenbrock, taken_up), 24 - stop))
+    for ours, theirs in zip(rest, whole[stop + 1 :], strict=True):
+        assert ours.number == theirs.number
+        assert (ours.loss, ours.step, ours.x.tobytes()) == (theirs.loss, theirs.step, theirs.x.tobytes())
+        assert len(ours.pairs) == len(theirs.pairs) <= 3
+
+
+def test_the_best_is_taken_up_too() -> None:
+    """Fixed steps run up the wall, and behind it there is no number: both runs go back to the same best."""
+
+    def wall(x: Vector) -> tuple[float, Vector]:
+        if x[0] > 3:
+            return math.nan, x * math.nan
+        return float(x[0] ** 2 - 1e-3 * x[0]), 1e-6 * (2 * x - 1e-3) - 3.0
+
+    method = LBFGS(3, FixedStep(1.0), first_step=1.0)
+    whole = list(islice(method.iterates(wall, [0.0]), 12))
+    assert min(whole).number < 3
+    for stop in range(11):
+        rest = list(islice(method.iterates(wall, Iterate.of(whole[stop].state())), 11 - stop))
+        assert [ours.x.tolist() for ours in rest] == [theirs.x.tolist() for theirs in whole[stop + 1 :]]
+
+
+def box(x: Vector) -> Vector:
+    return np.clip(x, 0.0, 0.5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_iterates_stay_where_they_may_be(name: str, everywhere: bool) -> None:
+    """The minimum of |x - (1, 0.2)|² in the box is (0.5, 0.2), and its loss there 0.25."""
+    seen: list[Vector] = []
+
+    def function(x: Vector) -> tuple[float, Vector]:
+        seen.append(x)
+        return float(((x - [1, 0.2]) ** 2).sum()), 2 * (x - [1, 0.2])
+
+    run = METHODS[name].iterates(function, [0.3, 0.4], projection=box, everywhere=everywhere)
+    ways = list(islice(run, 40))
+    for iterate in ways:
+        assert (box(iterate.x) == iterate.x).all()
+        assert iterate.loss == function(iterate.x)[0]
+    assert 0.25 <= min(way.loss for way in ways) < 0.27
+    outside = [x for x in seen if (box(x) != x).any()]
+    assert bool(outside) != everywhere
+
+
+def test_the_whole_step_is_remembered_of_one_that_was_brought_back() -> None:
+    """From 0 along the slope -1 by 1, brought back to 0.5: s is 1, not 0.5, and y the change up to 0.5."""
+    method = LBFGS(5, FixedStep(1.0), first_step=1.0)
+    for everywhere in (False, True):
+        run = method.iterates(
+            lambda x: (float(0.5 * (x @ x) - x.sum()), x - 1), [0.0], projection=box, everywhere=everywhere
+        )
+        _, second = islice(run, 2)
+        ((step, change, curvature),) = second.pairs
+        assert (step.tolist(), change.tolist(), curvature) == ([1.0], [0.5], 0.5)
+
+
+@pytest.mark.oracle
+def test_the_way_of_torch_with_a_clamp_in_the_closure() -> None:
+    """As PyTorch's tutorial on style transfer does it: the optimizer does not know that its x was changed."""
+    torch = pytest.importorskip("torch")
+    function, x = PROBLEMS["least squares"]
+    place = torch.tensor(x, requires_grad=True)
+    theirs = torch.optim.LBFGS([place], max_iter=20, tolerance_grad=0, tolerance_change=0)
+    way: list[Vector] = []
+
+    def closure() -> Any:
+        with torch.no_grad():
+            place.clamp_(-0.7, 0.7)
+        loss, gradient = function(place.detach().numpy().copy())
+        place.grad = torch.tensor(gradient)
+        way.append(place.detach().numpy().copy())
+        return torch.tensor(loss, dtype=torch.float64)
+
+    theirs.step(closure)
+    run = LBFGS.as_torch().iterates(function, x, projection=lambda x: np.clip(x, -0.7, 0.7), everywhere=True)
+    ours = [iterate.x for iterate in islice(run, 15)]
+    assert max(np.abs(x).max() for x in ours) == 0.7
+    for number, (a, b) in enumerate(zip(ours, way[:15], strict=True)):
+        assert np.abs(a - b).max() <= 1e-8, number
 
 
 def weighted() -> Model:
