@@ -159,12 +159,9 @@ class Context:
     def completed(self, result: Any) -> Any:
         """The result with what was emitted into memory before it."""
         for part in self._emitted:
-            for whole, some in (
-                (result.pictures, part.pictures),
-                (result.arrays, part.arrays),
-                (result.files, part.files),
-            ):
-                whole |= {name: value for name, value in some.items() if name not in whole}  # type: ignore[attr-defined]
+            result.pictures = part.pictures | result.pictures
+            result.arrays = part.arrays | result.arrays
+            result.files = part.files | result.files
         return result
 
     def run(self, operation: str, source: Any, model: "Model | None" = None, **options: Any) -> "Result":

@@ -1,8 +1,8 @@
 """Random weights for a network, under which no layer dies or explodes.
 
 Kernels are He's: normal, of variance 2 / fan-in. In a deep network the activations still drift by orders of
-magnitude, so that one layer drowns the others in a style loss (He, Wang and Hopcroft 2016, arXiv:1606.04801).
-So the network is shown a picture, and every layer is settled by what it makes of it: batch norms take the mean
+magnitude, so that one layer drowns the others in a style loss (He, Wang, Hopcroft 2016, arXiv:1606.04801). So
+the network is shown a picture, and every layer is settled by what it makes of it: batch norms take the mean
 and the variance that they meet, and in a network without them each kernel is scaled until its layer's mean
 activation is 1, as in the normalised VGG of Gatys et al. 2016.
 """

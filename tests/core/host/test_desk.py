@@ -79,7 +79,7 @@ def test_snapshots_are_part_of_the_result(counting: Host, picture: Path) -> None
 
 def test_in_memory_they_are_pictures_of_the_result(counting: Host, picture: Path) -> None:
     result = cnnkit.run(OPERATION, str(picture), host=counting)
-    assert list(result.pictures) == ["", "step0", "step3", "step6", "step9"]
+    assert set(result.pictures) == {"", "step0", "step3", "step6", "step9"}
 
 
 def test_an_interrupted_run_goes_on(counting: Host, picture: Path) -> None:
