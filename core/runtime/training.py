@@ -55,8 +55,8 @@ class TrainingSession:
     number of pictures, open by default; `size` is (height, width), the model's by default. `rules` are
     gradient rules for more operators. `rewrites` "measured" replaces convolutions by Winograd's form where
     that is clearly faster on this CPU, which takes seconds to find out, and where `max_memory` more bytes
-    (default: a quarter of what is free) are enough for it; or it names them, as `rewritten` did in another
-    session whose results are to be repeated bit for bit.
+    (default: a quarter of what is free) are enough for it. Names, such as those that another session found
+    (`rewritten`), are rewritten without measuring, where there are such: that repeats results bit for bit.
 
     Raises ModelError where a gradient does not exist, UsageError for names that mean nothing, and
     DeviceError.

@@ -289,6 +289,33 @@ class Remembers:
         }
 
 
+def test_a_convolution_is_rewritten_by_name() -> None:
+    """Nothing is measured, so two sessions agree to the last bit; Winograd's form rounds differently."""
+    random = np.random.default_rng(0)
+    b = Builder("small")
+    kernel = b.constant(random.standard_normal((4, 3, 3, 3)).astype(np.float32), "kernel")
+    b.output(b.op.Conv(b.input("input", ("batch", 3, 8, 8)), kernel, pads=[1, 1, 1, 1], name="conv"))
+    feeds = {"input": random.standard_normal((1, 3, 8, 8)).astype(np.float32)}
+
+    def found(*rewrites: str) -> tuple[tuple[str, ...], Array]:
+        session = TrainingSession(
+            Model.of(b.model()),
+            lambda b, tap: {"sum": b.op.ReduceSumSquare(tap("conv"), keepdims=0)},
+            ["input"],
+            rewrites=rewrites,
+            batch=1,
+            threads=1,
+        )
+        return session.rewritten, session.gradient(feeds).gradients["input"]
+
+    names, plain = found()
+    assert names == ()
+    names, rewritten = found("conv", "another")
+    assert names == ("conv",)
+    assert rewritten == pytest.approx(plain, rel=1e-4, abs=1e-4)
+    assert (rewritten != plain).any() and (found(*names)[1] == rewritten).all()
+
+
 def test_an_optimizer_may_read_old_values_late() -> None:
     def slope(b: Builder, tap: Tap) -> Mapping[str, Tensor]:
         return {"three": b.op.Mul(b.op.ReduceMean(tap("y"), keepdims=0), 3.0)}

@@ -1,0 +1,153 @@
+"""The easel: the pictures of a style transfer at every size, what the eye sees of them, and what is shown."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit import Context, Image, Model, Plane, UsageError
+from cnnkit.plugins.synthesis import objective as objectives
+from cnnkit.plugins.synthesis import units
+from cnnkit.plugins.synthesis.coefficients import Coefficients, coefficients
+from cnnkit.plugins.synthesis.eye import watched
+from cnnkit.plugins.synthesis.objective import Objective
+from cnnkit.plugins.synthesis.recipe import Recipe
+from cnnkit.plugins.synthesis.stages import Size, sized
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Easel:
+    """`network` is the one that `eye` was made of; `shares` are those of the `styles`; `first` is the picture
+    of the start "file"."""
+
+    content: Image
+    styles: Sequence[Image]
+    shares: Sequence[float]
+    first: Image | None
+    network: Model
+    eye: Model
+    recipe: Recipe
+    context: Context
+
+    @cached_property
+    def objective(self) -> Objective:
+        return Objective.of(self.eye, self.recipe, len(self.styles))
+
+    @cached_property
+    def size(self) -> Size:
+        """Of the last and largest x. Raises UsageError where the network takes another."""
+        size = sized(self.recipe.size, self.content.size)
+        fixed = self.eye.preprocessing.height, self.eye.preprocessing.width
+        if fixed not in ((None, None), size):
+            raise UsageError(
+                f"the network '{self.network.name}' takes only {fixed[0]}x{fixed[1]} (height x width): say "
+                f"--size {fixed[0]}x{fixed[1]} --style-fit stretched --pyramid 0."
+            )
+        return size
+
+    def style_size(self, style: Image, size: Size) -> Size:
+        """Of a style beside an x of this size."""
+        recipe = self.recipe
+        if recipe.style_fit == "stretched":
+            return sized(f"{size[0]}x{size[1]}", size, recipe.style_scale)
+        scale = recipe.style_scale * max(size) / max(self.size)
+        if recipe.size[
+            0
+        ].isdecimal():  # an exact size says nothing of a picture of another aspect but its area
+            factor = scale * math.sqrt(math.prod(self.size) / math.prod(style.size))
+            height, width = (max(1, round(side * factor)) for side in style.size)
+            return height, width
+        return sized(recipe.size, style.size, scale)
+
+    def x_of(self, picture: Image, size: Size) -> Array:
+        """A picture in the unit of x, (1, ...), brought to a size."""
+        fitted = replace(
+            self.eye.preprocessing, height=size[0], width=size[1], fit="squash", filter=self.recipe.filter
+        )
+        return fitted.apply(picture).tensor
+
+    def planes(self, size: Size) -> dict[str, Plane]:
+        """Of the watched layers. Raises UsageError where a picture is too small for one."""
+        for style in self.styles:
+            watched(self.eye, self.style_size(style, size))
+        return dict(watched(self.eye, size))
+
+    def coefficients(self, size: Size) -> Coefficients:
+        """For x of a size, features as they are."""
+        if size not in self._coefficients:
+            scales = self._scales(size)
+            self._coefficients[size] = coefficients(self.recipe, self.planes(size), size, scales)
+        return self._coefficients[size]
+
+    @cached_property
+    def _coefficients(self) -> dict[Size, Coefficients]:
+        return {}
+
+    def size_of(self, x: Array) -> Size:
+        """(height, width)."""
+        sides = x.shape[2:] if self.eye.graph.layout == "nchw" else x.shape[1:3]
+        return int(sides[0]), int(sides[1])
+
+    def feeds(self, size: Size) -> dict[str, Any]:
+        """Targets and weights for x of a size."""
+        found = self.coefficients(size)
+        content = self.x_of(self.content, size)
+        styles = [
+            (share, self.x_of(style, self.style_size(style, size)))
+            for share, style in zip(self.shares, self.styles, strict=True)
+        ]
+        targets = objectives.targets(self.eye, self.objective, content, styles, self.context)
+        weights = objectives.weights(
+            self.objective, found.content, found.style, found.variation, tuple(self.shares)
+        )
+        return targets | weights
+
+    def start(self, size: Size) -> Array:
+        """The first x; always the same for the same seed."""
+        pictures = {"content": self.content, "style": self.styles[0], "file": self.first, "noise": None}
+        picture = pictures[self.recipe.start]
+        pixels = None if picture is None else self._covering(picture, size)
+        random = np.random.default_rng(self.context.seed)
+        shown = units.shown(self.network, self.recipe)
+        return self.eye.preprocessing.to_network(units.start(self.recipe, shown, pixels, size, random))[None]
+
+    def _covering(self, picture: Image, size: Size) -> NDArray[Any]:
+        """The pixels of a picture at a size; one of another aspect is cut, unless the recipe stretches."""
+        stretches = self.recipe.style_fit == "stretched" or picture is self.content
+        fitted = replace(
+            units.unit(self.network, replace(self.recipe, unit="0..255")),
+            height=size[0],
+            width=size[1],
+            fit="squash" if stretches else "crop",
+            filter=self.recipe.filter,
+        )
+        return np.asarray(fitted.to_pixels(fitted.apply(picture).tensor)[0])
+
+    def _scales(self, size: Size) -> dict[str, float] | None:
+        """The mean magnitude of each layer's features on the content, where the recipe is normalised."""
+        if not self.recipe.normalised:
+            return None
+        layers = [name for name, _ in (*self.recipe.content_layers, *self.recipe.style_layers)]
+        found = objectives.features(self.eye, layers, self.x_of(self.content, size), self.context)
+        scales = {layer: float(np.abs(values).mean(dtype=np.float64)) for layer, values in found.items()}
+        for layer, scale in scales.items():
+            if not scale:
+                raise UsageError(f"the layer '{layer}' sees nothing in '{self.content.name}': leave it out.")
+        return scales
+
+    def picture(self, x: Array) -> Image:
+        """x as it is shown: with the content's name, profile and alpha."""
+        pixels = self.eye.preprocessing.to_pixels(x)[0] + np.array(self.recipe.offsets, np.float32)
+        pixels = np.nan_to_num(pixels).clip(0, 255)
+        # A level that comes back from float32 as 29.99999 is 30.
+        pixels = np.rint(pixels) if self.recipe.rounding == "round" else np.floor(pixels + 1e-3)
+        shown = Image(pixels.astype(np.uint8))
+        if self.recipe.original_size:
+            shown = shown.resized(*self.content.size)
+        return self.content.resized(*shown.size).with_pixels(shown.pixels)

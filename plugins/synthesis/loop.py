@@ -1,0 +1,251 @@
+"""The loop: x goes downhill, stage after stage, and each move can be looked at."""
+
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit import Context, Model, ModelError, Reason, UsageError
+from cnnkit.plugins.synthesis import units
+from cnnkit.plugins.synthesis.descent import Descent
+from cnnkit.plugins.synthesis.moving import Clock, Mover, TimeIsUp
+from cnnkit.plugins.synthesis.objective import Objective
+from cnnkit.plugins.synthesis.recipe import Recipe
+from cnnkit.plugins.synthesis.stages import Size, Stage, deadlines, stages
+from cnnkit.plugins.synthesis.trouble import NotFinite, first_trouble
+from cnnkit.plugins.synthesis.updates import Updates, optimizer
+
+Array = NDArray[np.float32]
+
+PATIENCE = 5
+"""Losses that are not finite, one after the other and nothing lower in between, until it gives up."""
+PAYS_FROM = 192
+"""Pixels of the longer side from which on it is tried out whether convolutions gain from another form."""
+FEWEST_ITERATIONS = 50
+"""For fewer that would take longer than it saves."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A move of the loop.
+
+    `number` counts evaluations of loss and gradient (L-BFGS) or updates (Adam, SGD) over all stages. `losses`
+    are the weighted parts and their sum `total`; for Adam and SGD those in front of the update. `step` is the
+    learning rate, or L-BFGS' multiple of its direction. `x()` is what would be shown now, in its unit: the
+    mean of the iterates where the recipe has one. `seconds` are those of work so far, in all processes.
+    """
+
+    number: int
+    stage: Stage
+    losses: Mapping[str, float]
+    step: float
+    x: Callable[[], Array]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Best:
+    """The lowest total that was looked at in the present stage: each of L-BFGS, every tenth update."""
+
+    total: float
+    x: Array
+    number: int
+
+
+class Synthesis:
+    """Moves x from `start(size)` along `recipe` until `objective` is small, stage after stage up to `size`.
+
+    `feeds(size)` are targets and weights for x of a size; only the first stage asks for a start. It ends
+    after the recipe's iterations or after `seconds`, of which each stage has its share. Then `reason` says
+    why, `x` is where it ended and `best` the best there.
+
+    Losses that are not finite take it back to the best, with half the rate and without what the optimizer
+    remembered. Raises ModelError where they are not finite at the start already.
+    """
+
+    def __init__(
+        self,
+        eye: Model,
+        objective: Objective,
+        feeds: Callable[[Size], Mapping[str, Any]],
+        recipe: Recipe,
+        context: Context,
+        start: Callable[[Size], Array],
+        size: Size,
+        seconds: float | None = None,
+    ) -> None:
+        self.stages = stages(recipe, size)
+        self.best: Best | None = None
+        self.reason = ""
+        self._eye, self._objective, self._feeds = eye, objective, feeds
+        self._recipe, self._context, self._start = recipe, context, start
+        self._deadlines = deadlines(self.stages, seconds)
+        self._clock = Clock()
+        self._stage = 0
+        self._before = 0
+        self._troubles = 0
+        self._rewritten: tuple[str, ...] | None = None
+        self._mover: Mover | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """The present one."""
+        return self.stages[self._stage]
+
+    @property
+    def number(self) -> int:
+        """Of the last moment."""
+        return self._before + (self._mover.made if self._mover else 0)
+
+    @property
+    def x(self) -> Array:
+        """What would be shown now, in the unit and the layout of x."""
+        return self._moving().x
+
+    @property
+    def bytes(self) -> int:
+        """An estimate of what activations and optimizer take at the present stage."""
+        return self._moving().bytes
+
+    def moments(self) -> Iterator[Moment]:
+        """Each move, from where it is to the end."""
+        self._clock.set(self._clock.seconds if self._mover else 0.0)
+        while True:
+            reason = yield from self._moments_of_stage()
+            if self._stage + 1 == len(self.stages):
+                break
+            self._next_stage()
+        if looked := self._moving().look():
+            self._note(looked[0]["total"], looked[1])
+        self.reason = reason
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything that decides how it goes on; between two moments, for `take_up` bit for bit."""
+        state = {f"mover/{name}": value for name, value in self._moving().state().items()}
+        state |= {
+            "made for": np.array(self._identity),
+            "stage": np.array([self._stage, self._before, self._troubles]),
+            "seconds": np.array(self._clock.seconds),
+            "random": np.array(json.dumps(self._context.random.bit_generator.state)),
+        }
+        if self._rewritten is not None:
+            state["rewritten"] = np.array(self._rewritten, np.str_)
+        if self.best:
+            state |= {"best/x": self.best.x, "best": np.array([self.best.total, self.best.number])}
+        return state
+
+    def take_up(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state, perhaps for more iterations. Raises UsageError for another's state."""
+        if str(state.get("made for")) != self._identity:
+            raise UsageError(
+                "the saved state is that of another style transfer: its recipe, network or size differ"
+            )
+        self._stage, self._before, self._troubles = map(int, state["stage"])
+        self._rewritten = tuple(map(str, state["rewritten"])) if "rewritten" in state else None
+        self.best = (
+            Best(float(state["best"][0]), state["best/x"], int(state["best"][1])) if "best" in state else None
+        )
+        self._context.random.bit_generator.state = json.loads(str(state["random"]))
+        self._mover = self._made()
+        self._mover.take_up(
+            {name.removeprefix("mover/"): value for name, value in state.items() if name.startswith("mover/")}
+        )
+        self._clock.set(float(state["seconds"]))
+
+    @property
+    def _identity(self) -> str:
+        recipe = replace(self._recipe, source="", iterations=0)
+        return repr((recipe, self._objective, self.stages[-1].size, self._eye.sha256))
+
+    def _moments_of_stage(self) -> Generator[Moment, None, str]:
+        """Returned is why it ended."""
+        mover = self._moving()
+        while True:
+            self._clock.deadline = self._deadlines[self._stage]
+            try:
+                step = mover.advance()
+            except TimeIsUp:
+                return str(Reason.SECONDS)
+            except NotFinite as trouble:
+                if sentence := self._go_back(mover, trouble):
+                    return sentence
+                continue
+            if isinstance(step, Reason):
+                return str(step)
+            if step.x is not None:
+                self._note(step.losses["total"], step.x)
+            yield Moment(
+                self.number, self.stage, step.losses, step.length, lambda: mover.x, self._clock.seconds
+            )
+
+    def _note(self, total: float, x: Array) -> None:
+        if self.best is None or total < self.best.total:
+            self.best = Best(total, x, self.number)
+            self._troubles = 0
+
+    def _go_back(self, mover: Mover, trouble: NotFinite) -> str:
+        """Back to the best; or a sentence that says why that is given up."""
+        where = first_trouble(self._eye, trouble, self._context)
+        if self.best is None:
+            raise ModelError(
+                f"at the start {where} is infinite or no number: take smaller weights, or another start"
+            )
+        self._troubles += 1
+        if self._troubles > PATIENCE:
+            mover.go_back(self.best.x)
+            return f"{where} became infinite or no number {self._troubles} times in a row: take smaller steps"
+        self._context.say(
+            f"{self.number}: {where} became infinite or no number; back to {self.best.number}, at half rate"
+        )
+        mover.go_back(self.best.x)
+        return ""
+
+    def _moving(self) -> Mover:
+        if self._mover is None:
+            self._mover = self._made()
+            self._mover.begin(self._start(self.stage.size), {})
+        return self._mover
+
+    def _made(self) -> Mover:
+        """What moves x at the present stage; it does not know yet from where."""
+        recipe, stage, unit = self._recipe, self.stage, self._eye.preprocessing
+        on_host = recipe.optimizer.startswith("lbfgs")
+        session = self._context.training(
+            self._eye,
+            self._objective,
+            ("input",),
+            batch=1,
+            size=stage.size,
+            rewrites=self._rewrites(),
+            max_memory=self._context.settings.max_memory,
+            **({} if on_host else {"optimizer": optimizer(recipe, unit)}),
+        )
+        if self._pays:
+            self._rewritten = session.rewritten
+        kind = Descent if on_host else Updates
+        return kind(session, self._feeds(stage.size), recipe, unit, stage.iterations, self._clock)
+
+    @property
+    def _pays(self) -> bool:
+        return max(self.stage.size) >= PAYS_FROM and self.stage.iterations >= FEWEST_ITERATIONS
+
+    def _rewrites(self) -> Any:
+        """What was found out is kept for later stages and processes, so that it cannot differ there."""
+        if not self._pays:
+            return "none"
+        return "measured" if self._rewritten is None else self._rewritten
+
+    def _next_stage(self) -> None:
+        """x at the next size, and what the optimizer remembers."""
+        before, layout = self._moving(), self._eye.preprocessing.layout
+        self._before, self._stage = self.number, self._stage + 1
+        self.best, self._mover = None, None
+        size = self.stage.size
+        x = units.resized(before.x, size, layout)
+        if self._recipe.clamp != "never":
+            x = np.clip(x, *units.limits(self._eye.preprocessing))
+        self._mover = self._made()
+        self._mover.begin(x, before.memory_at(size, layout))
