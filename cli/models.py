@@ -62,7 +62,12 @@ def show(network: Network, weights: Weights = None, json: AsJson = False) -> Non
     from cnnkit.host.operation import ModelSpec
 
     description = describe(ModelSpec(network, weights=weights))
-    print_json(description) if json else print_fields(description)
+    if json:
+        print_json(description)
+    else:
+        outputs = {output["name"]: output["shape"] for output in description["outputs"]}
+        known = {name: value for name, value in description.items() if value not in (None, "", [])}
+        print_fields({**known, "outputs": outputs})
 
 
 @app.command()
@@ -99,6 +104,8 @@ def layers(
     total = f"{len(rows)} layers, {_count(found['parameters'])} parameters, {_count(found['macs'])} MACs"
     sized = found["height"] and found["width"]
     where = f"at {found['height']}x{found['width']}" if sized else "(say --size for a network of any size)"
+    if (found["batch"] or 1) > 1:
+        where += f", for the {found['batch']} pictures that the network takes at once"
     typer.echo(f"{total} {where}", err=True)
 
 
@@ -118,7 +125,10 @@ def path(network: Network) -> None:
 @app.command()
 @well_mannered
 def pull(
-    network: Network,
+    network: Annotated[
+        str,
+        typer.Argument(help="one that `models list` shows", autocompletion=complete_model, metavar="NETWORK"),
+    ],
     to: To = None,
     fold: Fold = False,
     float16: Float16 = False,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import Preprocessing
+from cnnkit import Preprocessing, UsageError
 from cnnkit.graphs.builder import Builder
 from cnnkit.graphs.model import Model
 
@@ -76,12 +76,21 @@ class Parameter:
 class Architecture:
     """A network that takes pictures of `size` (height, width), None for any, and `channels` channels.
 
-    Every layer method takes the value before and the layer's name, and returns the layer's value.
+    Every layer method takes the value before and the layer's name, and returns the layer's value. Raises
+    UsageError for a size below `smallest`, with which no plane would be left.
     """
 
     def __init__(
-        self, name: str, size: tuple[int | None, int | None] = (None, None), channels: int = 3
+        self,
+        name: str,
+        size: tuple[int | None, int | None] = (None, None),
+        channels: int = 3,
+        smallest: int = 1,
     ) -> None:
+        if any(fixed is not None and fixed < smallest for fixed in size):
+            raise UsageError(
+                f"the network '{name}' takes pictures from {smallest}x{smallest} up, not {size[0]}x{size[1]}."
+            )
         self.name = name
         self.parameters: list[Parameter] = []
         self._builder = Builder(name)

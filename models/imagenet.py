@@ -3,7 +3,10 @@
 The addresses and the checksums are those of Keras' `applications`; what has no checksum there has none here.
 """
 
-from cnnkit import Source
+from collections.abc import Callable
+from functools import partial
+
+from cnnkit import Model, Source
 
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 TIMM = "https://huggingface.co/timm"
@@ -16,3 +19,8 @@ LABELS = Source(
     "md5:c2c37ea517e94d9795004a39431a14cb",
     35363,
 )
+
+
+def with_top(build: Callable[..., Model], top: bool) -> Callable[..., Model]:
+    """A builder that has its dense layers or has not; what is bound here cannot be asked of the network."""
+    return partial(build, top=True) if top else partial(build, top=False, classes=0, activation=None)

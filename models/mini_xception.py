@@ -25,9 +25,9 @@ def mini_xception(
 ) -> Model:
     """The network with the weights of a file or "random:SEED", for grey pictures of a face.
 
-    Raises ModelError when the weights do not fit, or their file cannot be read.
+    Raises UsageError for a size below 5, and ModelError when the weights do not fit or cannot be read.
     """
-    net = Architecture("mini-xception", size, channels=1)
+    net = Architecture("mini-xception", size, channels=1, smallest=5)
     x = net.input("input_1")
     for number in (1, 2):
         x = net.convolution(x, f"conv2d_{number}", 8, 3, padding="valid", bias=False)

@@ -6,12 +6,11 @@ batch norm behind every convolution, and a ReLU6 behind all that do not narrow.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from cnnkit import Model, Network, Preprocessing, Source, hookimpl
+from cnnkit import Model, Network, Preprocessing, Source, UsageError, hookimpl
 from cnnkit.models.architecture import Architecture, Padding, Value
-from cnnkit.models.imagenet import CLASSES, KERAS, KERNELS, LABELS
+from cnnkit.models.imagenet import CLASSES, KERAS, KERNELS, LABELS, with_top
 from cnnkit.models.weights.filling import read_weights
 
 STAGES = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
@@ -60,8 +59,11 @@ def mobilenet_v2(
     average and the dense layer; `activation` of the scores is softmax, or None for logits. Weights of PyTorch
     want its symmetric padding, its epsilon and its preprocessing ("torch"), all others those of Keras ("tf").
 
-    Raises ModelError when the weights do not fit, or their file cannot be read.
+    Raises UsageError for a smaller size or an `alpha` of 0 or less, and ModelError when the weights do not
+    fit or cannot be read.
     """
+    if alpha <= 0:
+        raise UsageError(f"alpha is the width as a factor, such as 0.5 or 1.4, not {alpha:g}.")
     source = read_weights(weights)
     torch = dict(TORCH)
     padding: Padding = "same"
@@ -69,7 +71,7 @@ def mobilenet_v2(
     if source.family == "torch":
         padding, preset, epsilon = "symmetric", "torch", 1e-5
 
-    net = Architecture("mobilenet_v2", size or (None, None))
+    net = Architecture("mobilenet_v2", size or (None, None), smallest=32)
 
     def normed(x: Value, name: str, relu: str | None = None) -> Value:
         x = net.batch_norm(x, name, epsilon)
@@ -121,7 +123,7 @@ def _row(top: bool, size: int) -> Network:
         name="mobilenet_v2" if top else "mobilenet_v2-notop",
         summary="MobileNetV2, ImageNet" + ("" if top else ", without the dense layer"),
         licence="Apache-2.0 (Google)",
-        build=partial(mobilenet_v2, top=top),
+        build=with_top(mobilenet_v2, top),
         source=Source(f"{KERAS}/mobilenet_v2/{file}", size=size),
         labels=LABELS if top else None,
     )

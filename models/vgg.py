@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cnnkit import Model, Network, Preprocessing, Source, hookimpl
 from cnnkit.models.architecture import Architecture
-from cnnkit.models.imagenet import CLASSES, KERAS, KERNELS, LABELS, TIMM
+from cnnkit.models.imagenet import CLASSES, KERAS, KERNELS, LABELS, TIMM, with_top
 from cnnkit.models.weights.filling import read_weights
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -18,6 +18,8 @@ WIDTHS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 """How many each block has."""
 DENSE = 4096
+SMALLEST = 32
+"""The size that the five pools halve to one pixel."""
 
 
 def vgg(
@@ -35,11 +37,11 @@ def vgg(
     them it takes any from 32 up, unless a size is given. `activation` of the scores: softmax, or None for
     logits. Keras' weights take BGR minus the means ("caffe"), torchvision's RGB ("torch").
 
-    Raises ModelError when the weights do not fit, or their file cannot be read.
+    Raises UsageError for a smaller size, and ModelError when the weights do not fit or cannot be read.
     """
     source = read_weights(weights)
     size = size or ((224, 224) if top else None)
-    net = Architecture(name, size or (None, None))
+    net = Architecture(name, size or (None, None), smallest=SMALLEST)
     torch: dict[str, tuple[str, ...]] = {}
     position = 0  # in torchvision's `features`
     x = net.input()
@@ -78,7 +80,7 @@ def _keras(name: str, top: bool, checksum: str, size: int) -> Network:
         name=name if top else f"{name}-notop",
         summary=f"{name.upper()}, ImageNet" + ("" if top else ", without the dense layers"),
         licence=LICENCE,
-        build=partial(vgg, name, top=top),
+        build=with_top(partial(vgg, name), top),
         source=Source(
             f"{KERAS}/{name}/{name}_{KERNELS}{'' if top else '_notop'}.h5", f"md5:{checksum}", size
         ),
@@ -92,7 +94,7 @@ def _torchvision(name: str, size: int) -> Network:
         name=f"{name}-torchvision",
         summary=f"{name.upper()}, ImageNet, torchvision's weights",
         licence=TORCHVISION,
-        build=partial(vgg, name),
+        build=with_top(partial(vgg, name), True),
         source=Source(f"{TIMM}/{name}.tv_in1k/resolve/main/model.safetensors", size=size),
         labels=LABELS,
     )

@@ -6,12 +6,11 @@ Every convolution has a batch norm behind it and a ReLU of its own.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from cnnkit import Model, Network, Preprocessing, Source, hookimpl
 from cnnkit.models.architecture import Architecture, Value
-from cnnkit.models.imagenet import CLASSES, KERAS, KERNELS, LABELS
+from cnnkit.models.imagenet import CLASSES, KERAS, KERNELS, LABELS, with_top
 from cnnkit.models.weights.filling import read_weights
 
 HALVING = {2: (128, 128), 3: (256, 256), 4: (728, 728), 13: (728, 1024)}
@@ -35,9 +34,9 @@ def xception(
     It takes any size from 71 up unless a `size` (height, width) is given; it was made for 299. `top` are the
     average and the dense layer; `activation` of the scores is softmax, or None for logits.
 
-    Raises ModelError when the weights do not fit, or their file cannot be read.
+    Raises UsageError for a smaller size, and ModelError when the weights do not fit or cannot be read.
     """
-    net = Architecture("xception", size or (None, None))
+    net = Architecture("xception", size or (None, None), smallest=71)
     x = net.input()
     for layer, filters, stride in (("block1_conv1", 32, 2), ("block1_conv2", 64, 1)):
         x = net.convolution(x, layer, filters, 3, stride, "valid", bias=False)
@@ -88,7 +87,7 @@ def _row(top: bool, checksum: str, size: int) -> Network:
         name="xception" if top else "xception-notop",
         summary="Xception, ImageNet" + ("" if top else ", without the dense layer"),
         licence="MIT (François Chollet)",
-        build=partial(xception, top=top),
+        build=with_top(xception, top),
         source=Source(
             f"{KERAS}/xception/xception_{KERNELS}{'' if top else '_notop'}.h5", f"md5:{checksum}", size
         ),

@@ -57,9 +57,9 @@ def serving() -> Iterator[Web]:
             self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
             end = start + web.breaks.pop(0) if web.breaks else len(data)
+            web.sent += len(data[start:end])  # before who asked can have it all
             with suppress(ConnectionError):  # who asked may be gone
                 self.wfile.write(data[start:end])
-                web.sent += len(data[start:end])
 
         def log_message(self, *arguments: object) -> None:
             pass

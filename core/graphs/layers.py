@@ -67,7 +67,8 @@ def find_layers(
 
     A pattern is a layer's name (or its node's or tensor's); an index, from the end when negative; a range
     `3:9` of indices without its end, as in Python; or names with `*`, `?` and `[...]`. Commas separate
-    patterns in one text. What names no layer may name one of the `parts`, the nodes inside layers.
+    patterns in one text. What names no layer may name one of the `parts`, the nodes inside layers, or a
+    module around some of them, which means the last of these: layer4.1 for layer4.1.relu.
 
     Raises UsageError for a pattern that names nothing.
     """
@@ -132,8 +133,9 @@ def _matching(layers: Sequence[Layer], parts: Sequence[Layer], text: str) -> Ite
     found = [layer for layer in layers if fnmatchcase(layer.name, text)]
     found = found or [part for part in parts if fnmatchcase(part.name, text)]
     found = found or [part for part in parts if fnmatchcase(part.node, text)]
+    found = found or [part for part in parts if part.name.startswith((f"{text}.", f"{text}/"))][-1:]
     if not found:
-        hint = did_you_mean(text, (layer.name for layer in layers))
+        hint = did_you_mean(text, (part.name for part in parts))
         raise UsageError(
             f"no layer is called '{text}'.{hint} `cnnkit models layers` lists all {len(layers)}."
         )

@@ -76,7 +76,8 @@ def layer_table(spec: "ModelSpec", layout: str = "nchw") -> dict[str, Any]:
     """Every layer of a network, and the totals; JSON-able.
 
     `operator` joins those of a layer that is several nodes, "Conv+Relu". `shown` is the output's shape as
-    text, in the order of `layout` ("nchw", or "nhwc" as Keras prints it).
+    text, in the order of `layout` ("nchw", or "nhwc" as Keras prints it). `macs` are those of the `batch`
+    that the file fixes, of one picture where it is None.
     """
     from cnnkit.graphs.measure import measure
     from cnnkit.host.host import default_host
@@ -103,6 +104,7 @@ def layer_table(spec: "ModelSpec", layout: str = "nchw") -> dict[str, Any]:
         "network": model.name,
         "height": height,
         "width": width,
+        "batch": model.graph.batch,
         "parameters": measures.parameters,
         "macs": measures.macs,
         "layers": rows,

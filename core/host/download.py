@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from cnnkit.errors import ModelError, OutputError, UsageError
 from cnnkit.host.store import home
-from cnnkit.host.transfer import Downloader, offline
+from cnnkit.host.transfer import Downloader
 
 if TYPE_CHECKING:
     from cnnkit.host.context import Reporter
@@ -167,13 +167,11 @@ def _addresses(address: str) -> list[str | Path]:
 
 
 def _given_up(refusals: list[ModelError], source: "Source", instead: str) -> ModelError:
-    told = [str(refusal) for refusal in refusals]
-    if offline():
-        told.append(
-            f"Bring {name_of(source)} and say {instead} FILE, or put it in a folder as HOST/PATH and name "
-            "that folder in CNNKIT_MIRROR."
-        )
-    return ModelError(" ".join(told))
+    told = " ".join(str(refusal) for refusal in refusals)
+    return ModelError(
+        f"{told} Without this address: bring {name_of(source)} and say {instead} FILE, or put it in a folder "
+        f"as {place(Path(), source.address)} and name that folder in CNNKIT_MIRROR."
+    )
 
 
 def _mismatch(address: str | Path, received: int, source: "Source", known: str, target: Path) -> ModelError:

@@ -149,7 +149,8 @@ class Host:
         if network is None or network.build is None:
             self.locate(name)  # raises where there is no such network at all
             raise UsageError(f"the network '{name}' is a whole file and takes no weights; leave them out.")
-        words = [*inspect.signature(network.build).parameters][1:]
+        bound = getattr(network.build, "keywords", {})  # by functools.partial
+        words = [word for word in [*inspect.signature(network.build).parameters][1:] if word not in bound]
         for word in shape:
             if word not in words:
                 raise UsageError(
@@ -237,7 +238,7 @@ class Host:
         return self._contributions[key]
 
     def _named(self, group: str, name: str) -> Any:
-        kind = group.removeprefix("cnnkit.").removesuffix("s").replace("_", " ")
+        kind = "network" if group == "cnnkit.models" else "operation"
         claims = [p for p in self.plugins if p.group == group and p.name == name and p.state != "hidden"]
         if not claims:
             names = self.names(group)

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnkit.errors import CnnkitError, ModelError, OutputError, UsageError
+from cnnkit.errors import CnnkitError, ModelError, OutputError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from cnnkit.graphs.model import Model
@@ -76,7 +76,8 @@ def checked_name(name: str, taken: Sequence[str]) -> str:
 def keep(model: "Model", name: str, record: Record) -> Path:
     """Store a network under a name with its record: both or, when that fails, neither.
 
-    Returns the path of the .onnx. Raises OutputError.
+    What was stored under the name before stays until the new file is written. Returns the path of the .onnx.
+    Raises OutputError.
     """
     from cnnkit.images.files import write_atomically
 
@@ -84,11 +85,11 @@ def keep(model: "Model", name: str, record: Record) -> Path:
     beside = path.with_suffix(".json")
     try:
         store().mkdir(parents=True, exist_ok=True)
-        beside.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"nothing can be stored in {store()}: {error.strerror}.") from None
     model.save(path)
     try:
+        beside.unlink(missing_ok=True)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         record = replace(record, sha256=sha256_of(path), stored=now, cnnkit=version("cnnkit"))
         write_atomically(beside, json.dumps(asdict(record), indent=1).encode())
@@ -100,16 +101,13 @@ def keep(model: "Model", name: str, record: Record) -> Path:
 
 def remove_network(name: str) -> Path:
     """Delete a stored network and its record; return the path it had. Raises ModelError or OutputError."""
-    stored = stored_networks()
-    if name not in stored:
-        known = ", ".join(stored) or "none"
-        raise ModelError(f"there is no stored network '{name}' to remove in {store()}; there are: {known}.")
+    path = _stored(name)
     try:
-        stored[name].unlink()
-        stored[name].with_suffix(".json").unlink(missing_ok=True)
+        path.unlink()
+        path.with_suffix(".json").unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{stored[name]} cannot be removed: {error.strerror}.") from None
-    return stored[name]
+        raise OutputError(f"{path} cannot be removed: {error.strerror}.") from None
+    return path
 
 
 def verify_networks(names: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -117,17 +115,19 @@ def verify_networks(names: Sequence[str] = ()) -> list[dict[str, Any]]:
 
     Raises ModelError for a name that is not stored.
     """
-    stored = stored_networks()
-    for name in names:
-        if name not in stored:
-            raise ModelError(
-                f"there is no stored network '{name}' in {store()}; there are: {', '.join(stored)}."
-            )
     found = []
-    for name in names or stored:
-        problem = _problem(stored[name])
-        found.append({"name": name, "path": str(stored[name]), "good": not problem, "problem": problem})
+    for name, path in {name: _stored(name) for name in names or stored_networks()}.items():
+        problem = _problem(path)
+        found.append({"name": name, "path": str(path), "good": not problem, "problem": problem})
     return found
+
+
+def _stored(name: str) -> Path:
+    stored = stored_networks()
+    if name not in stored:
+        known, hint = ", ".join(stored) or "none", did_you_mean(name, stored)
+        raise ModelError(f"there is no stored network '{name}' in {store()}; there are: {known}.{hint}")
+    return stored[name]
 
 
 def _problem(path: Path) -> str:

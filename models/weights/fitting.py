@@ -38,7 +38,7 @@ def fit(
         lists = "".join(_list(kind, lines) for kind, lines in differences.items())
         raise ModelError(
             f"the weights in {file} are not those of this network: {counts}"
-            f"{lists}{_hint(missing, left, bool(other))}"
+            f"{lists}{_hint(missing, left, other, parameters[-1])}"
         )
     for array in partners.values():
         if array.dtype not in FLOATS:
@@ -58,7 +58,17 @@ def _text(shape: Shape) -> str:
     return "x".join(map(str, shape)) or "a single number"
 
 
-def _hint(missing: Sequence[Parameter], left: Sequence[Stored], other: bool) -> str:
+def _hint(
+    missing: Sequence[Parameter], left: Sequence[Stored], other: Mapping[Parameter, Stored], bias: Parameter
+) -> str:
+    """What the differences mean; `bias` is the network's last parameter, with a number for each class."""
+    scores = bias in other and bias.kind == "dense" and len(other) == 2
+    if scores and not missing and not left:
+        classes = _text(other[bias].shape)
+        return (
+            f"\nThe file has {classes} classes; `cnnkit models export NETWORK --weights FILE --classes "
+            f"{classes} -o NEW.onnx` makes the network for them."
+        )
     if left and not missing and not other:
         return "\nThe file has more layers; if they are the dense ones, take the network with its top."
     if missing and not left and not other and all(parameter.kind == "dense" for parameter in missing):

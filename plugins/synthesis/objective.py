@@ -105,7 +105,8 @@ def _looking(eye: Model, context: Context) -> Callable[[Sequence[str], Array], d
 def gram(features: Array) -> Array:
     """F·Fᵀ / M (C, C) of features (1, C, H, W) with M places."""
     rows = features.reshape(features.shape[1], -1)
-    return np.asarray(rows @ rows.T / np.float32(rows.shape[1]))
+    with np.errstate(over="ignore", invalid="ignore"):  # the loss that comes of it is looked at
+        return np.asarray(rows @ rows.T / np.float32(rows.shape[1]))
 
 
 def targets(

@@ -189,16 +189,9 @@ def steps(given: argparse.Namespace) -> None:
 def whole_runs(given: argparse.Namespace) -> None:
     found = {}
     for who in (*TORCH, *CNNKIT):
-        command = [sys.executable, __file__, "--alone", who, "--size", str(given.size), "--threads"]
-        command += [
-            str(given.threads),
-            "--folder",
-            str(given.folder),
-            "--iterations",
-            str(given.iterations),
-            "--optimizer",
-            given.optimizer,
-        ]
+        command = [sys.executable, __file__, "--alone", who, "--folder", str(given.folder)]
+        command += ["--size", str(given.size), "--threads", str(given.threads)]
+        command += ["--iterations", str(given.iterations), "--optimizer", given.optimizer]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found[who] = json.loads(output)
         taken, loss = found[who]["iterations"][-1]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import cnnkit
-from cnnkit import Image, Model, Preprocessing, Session, gradient_model, measure
+from cnnkit import Image, Model, Preprocessing, Session, UsageError, gradient_model, measure
 from cnnkit.models import mini_xception, mobilenet_v2, vgg, xception
 from cnnkit.models.architecture import Parameter
 
@@ -86,6 +86,31 @@ def test_both_sides_of_an_activation_have_names() -> None:
     found = Session(model, "cpu").run(noise(1, 3, 33, 34), [before, after])
     assert found[before].min() < 0
     np.testing.assert_array_equal(found[after], np.maximum(found[before], 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("vgg16", {"size": (224, 31)}, "from 32x32 up, not 224x31"),
+        ("xception", {"size": (70, 299)}, "from 71x71 up, not 70x299"),
+        ("mobilenet_v2", {"size": (31, 31)}, "from 32x32 up"),
+        ("mini-xception", {"size": (4, 64)}, "from 5x5 up"),
+        ("mobilenet_v2", {"alpha": 0.0}, "alpha is the width as a factor, such as 0.5 or 1.4, not 0"),
+        ("mobilenet_v2-notop", {"classes": 5}, "takes no classes; it takes alpha, size"),
+        ("vgg19-notop", {"activation": None}, "takes no activation; it takes size"),
+        ("xception", {"top": False}, "takes no top; it takes classes, size, activation"),
+    ],
+)
+def test_what_a_network_cannot_be_asked(name: str, shape: Mapping[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        cnnkit.Host().build(name, "random:0", **shape)
+
+
+@pytest.mark.parametrize("size", [5, 6])
+def test_the_smallest_mini_xception(size: int) -> None:
+    model = mini_xception.mini_xception(size=(size, size))
+    (scores,) = Session(model).run(noise(1, 1, size, size)).values()
+    assert float(scores.sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("size", [(64, 47), (65, 50)])

@@ -84,6 +84,19 @@ def test_an_exact_name_comes_before_an_index_and_a_tensor_s_name_will_do(small: 
     assert [layer.name for layer in graph.find("dense")] == ["1"]
 
 
+def test_a_module_around_layers_means_the_last_of_them(small: onnx.ModelProto) -> None:
+    names = "layer4.0.conv1", "layer4.0.relu", "layer4.1/add", "layer40.conv"
+    for node, name in zip(small.graph.node, names, strict=False):
+        node.name = name
+    graph = Graph.of(small)
+    found = {
+        module: [layer.name for layer in graph.find(module)] for module in ("layer4.0", "layer4.1", "layer4")
+    }
+    assert found == {"layer4.0": ["layer4.0.relu"], "layer4.1": ["layer4.1/add"], "layer4": ["layer4.1/add"]}
+    with pytest.raises(UsageError, match="no layer is called 'layer'"):
+        graph.find("layer")
+
+
 @pytest.mark.parametrize(
     ("pattern", "sentence"),
     [

@@ -69,7 +69,7 @@ def test_unknown_names() -> None:
         PluginError, match=r"there is no operation 'occlusoin'; there are .*Did you mean 'occlusion'\?"
     ):
         Host(disabled=[]).operation("occlusoin")
-    with pytest.raises(PluginError, match="there is no model 'x'"):
+    with pytest.raises(PluginError, match="there is no network 'x'"):
         Host(disabled=[]).network("x")
 
 

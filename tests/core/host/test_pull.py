@@ -136,6 +136,20 @@ def test_a_failed_pull_leaves_nothing_that_claims_to_be_whole(
     assert not [name for name in shop.files if name.startswith("models")]
 
 
+def test_a_failed_pull_leaves_what_was_there_before(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = shop.pull("tiny")
+
+    def full(model: Model, path: Path) -> Path:
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(OutputError, match="the disk is full"):
+        patched.setattr(Model, "save", full)
+        shop.pull("tiny", force=True, float16=True)
+    record = record_of(path)
+    assert record and record.options["float16"] is False
+    assert [found["good"] for found in verify_networks()] == [True]
+
+
 def test_weights_that_the_user_brings(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, names = tmp_path / "mine.npz", tmp_path / "names.txt"
     mine.write_bytes(weights(1))
@@ -145,7 +159,7 @@ def test_weights_that_the_user_brings(shop: Shop, tmp_path: Path, monkeypatch: p
         shop.pull("tiny", file=mine)
     mine.write_bytes(weights())
     with pytest.raises(
-        ModelError, match=r"labels\.json is not asked\. Bring labels\.json \(0\.0 MB\) and say --labels"
+        ModelError, match=r"labels\.json is not asked\. .*: bring labels\.json \(0\.0 MB\) and say --labels"
     ):
         shop.pull("tiny", file=mine)
     path = shop.pull("tiny", file=mine, labels=names)
@@ -170,7 +184,7 @@ def test_a_checksum_that_nobody_publishes_outlives_the_network(shop: Shop) -> No
 
 
 def test_what_cannot_be_pulled(shop: Shop) -> None:
-    with pytest.raises(PluginError, match=r"there is no model 'tinny'.* Did you mean 'tiny'\?"):
+    with pytest.raises(PluginError, match=r"there is no network 'tinny'.* Did you mean 'tiny'\?"):
         shop.pull("tinny")
     with pytest.raises(PluginError, match="its network 'neither' has neither `locate` nor `build`"):
         shop.pull("neither")

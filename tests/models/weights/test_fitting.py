@@ -51,6 +51,13 @@ def test_shapes_of_torch_are_said_in_its_order(tmp_path: Path) -> None:
     assert "scores.kernel is 7x6 in the network, 7.weight 3x6 in the file" in text
 
 
+def test_other_classes(tmp_path: Path) -> None:
+    assert said(write_npz(tmp_path / "a.npz", made()), classes=7).endswith(
+        "\nThe file has 3 classes; `cnnkit models export NETWORK --weights FILE --classes 3 -o NEW.onnx` "
+        "makes the network for them."
+    )
+
+
 def test_with_and_without_top(tmp_path: Path) -> None:
     arrays = made()
     without = {
