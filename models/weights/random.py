@@ -22,6 +22,8 @@ from cnnkit.models.architecture import Parameter
 from cnnkit.models.weights.filling import Family
 
 PICTURE = "sample:portrait"
+SIDE = 224
+"""Pixels that batch norms see at least: a plane of few places has no variance to speak of."""
 _AXES = "measured/axes"
 
 
@@ -52,9 +54,12 @@ class RandomWeights:
 
     def finish(self, model: Model) -> Model:
         """The model, settled on the picture. Raises ImageError."""
-        batch = model.preprocessing.apply(Image.load(self.picture)).tensor
-        norms = [node for node in model.graph.skeleton.graph.node if node.op_type == "BatchNormalization"]
-        return _normed(model, norms, batch) if norms else _scaled(model, batch)
+        picture = Image.load(self.picture)
+        if any(node.op_type == "BatchNormalization" for node in model.graph.skeleton.graph.node):
+            own = model.preprocessing
+            large = replace(own, height=max(own.height or 0, SIDE), width=max(own.width or 0, SIDE))
+            return _normed(model, large.apply(picture).tensor)
+        return _scaled(model, model.preprocessing.apply(picture).tensor)
 
     def _array(self, parameter: Parameter) -> NDArray[np.float32]:
         shape = parameter.shape
@@ -67,7 +72,7 @@ class RandomWeights:
         return kernel
 
 
-def _normed(model: Model, norms: Sequence[onnx.NodeProto], batch: NDArray[np.float32]) -> Model:
+def _normed(model: Model, batch: NDArray[np.float32]) -> Model:
     """Every batch norm with the statistics of what it meets, found in one run that measures as it goes."""
     moments: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
@@ -85,6 +90,8 @@ def _normed(model: Model, norms: Sequence[onnx.NodeProto], batch: NDArray[np.flo
     measuring.CopyFrom(model.graph.skeleton)
     del measuring.graph.node[:]
     measuring.graph.node.extend(nodes)
+    for dimension, size in zip(measuring.graph.input[0].type.tensor_type.shape.dim, batch.shape, strict=True):
+        dimension.dim_value = size
     measuring.graph.initializer.append(numpy_helper.from_array(np.array([0, 2, 3], np.int64), _AXES))
     graph = Graph(measuring, model.graph.files)
     found = Session(replace(model, graph=graph), device="cpu").run(batch, list(moments.values()))

@@ -1,7 +1,11 @@
-"""L-BFGS at one size: on the host, in float64, with the gradient from the device."""
+"""L-BFGS at one size: on the host, with the gradient from the device.
+
+x and the loss are followed in float64; what a long memory holds is float32, as the gradients are.
+"""
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +27,14 @@ _VECTORS = 8  # beside the pairs: x and the gradient, here, before, at the best 
 def method(recipe: Recipe, factor: float = 1.0) -> LBFGS:
     """L-BFGS with the steps of the recipe's program, `factor` times as long where their length is given."""
     rate, memory = factor * recipe.rate, recipe.memory
-    return {
-        "lbfgs-scipy": lambda: LBFGS.as_scipy(memory),
+    if recipe.optimizer == "lbfgs-scipy":
+        return LBFGS.as_scipy(memory)
+    chosen = {
         "lbfgs-torch": lambda: LBFGS.as_torch(rate, memory),
         "lbfgs-wolfe": lambda: LBFGS.as_torch(rate, memory, strong_wolfe=True),
         "lbfgs-damped": lambda: LBFGS.as_crowsonkb(memory, rate),
     }[recipe.optimizer]()
+    return replace(chosen, precision=np.float32)
 
 
 class Descent:

@@ -5,6 +5,7 @@ import pytest
 
 from cnnkit import Image, Model, Preprocessing, Session, UsageError
 from cnnkit.models.architecture import Architecture
+from cnnkit.models.mobilenet_v2 import mobilenet_v2
 from cnnkit.models.vgg import vgg
 from cnnkit.models.weights.filling import read_weights
 from cnnkit.models.weights.random import RandomWeights
@@ -21,15 +22,15 @@ def chain(weights: str, layers: int = 6) -> Model:
     return net.model(x, read_weights(weights), Preprocessing.preset("caffe", height=32, width=32))
 
 
-def normed(weights: str) -> Model:
+def normed(weights: str, side: int) -> Model:
     """With batch norms, an addition and a separable convolution."""
-    net = Architecture("normed", (24, 24))
+    net = Architecture("normed", (side, side))
     x = net.convolution(net.input(), "conv", 6, 3, stride=2, bias=False)
     x = net.activation(net.batch_norm(x, "conv_bn"), "conv_relu", "relu6")
     y = net.batch_norm(net.separable(x, "sepconv", 6), "sepconv_bn")
     x = net.add(x, y, "add")
     x = net.activation(net.batch_norm(net.depthwise(x, "depthwise", 3), "depthwise_bn"), "relu", "relu")
-    return net.model(x, read_weights(weights), Preprocessing.preset("tf", height=24, width=24))
+    return net.model(x, read_weights(weights), Preprocessing.preset("tf", height=side, width=side))
 
 
 def picture(model: Model, name: str = "sample:portrait") -> np.ndarray:
@@ -64,7 +65,7 @@ def test_every_layer_has_a_mean_activation_of_one(where: str) -> None:
 
 
 def test_batch_norms_have_the_statistics_of_what_they_meet() -> None:
-    model = normed("random:7")
+    model = normed("random:7", 224)
     met = {"conv_bn": "conv", "sepconv_bn": "sepconv", "depthwise_bn": "depthwise"}
     found = Session(model).run(picture(model), list(met.values()))
     for norm, before in met.items():
@@ -89,6 +90,15 @@ def test_a_deep_network_lives() -> None:
     names = [layer.tensor for layer in model.layers if "conv" in layer.name]
     found = Session(model).run(picture(model), names)
     assert [found[name].mean() for name in names] == pytest.approx([1.0] * 16, abs=1e-4)
+
+
+def test_a_network_for_small_pictures_lives() -> None:
+    small, usual = normed("random:7", 24), normed("random:7", 224)
+    for name in ("conv_bn.moving_variance", "depthwise_bn.moving_mean"):
+        np.testing.assert_array_equal(small.graph.constant(name), usual.graph.constant(name))
+    model = mobilenet_v2("random:0", size=(32, 32))
+    values = Session(model).run(picture(model, "sample:stripes"), ["Conv_1_bn"])["Conv_1_bn"]
+    assert 0.1 < values.std() < 10
 
 
 @pytest.mark.parametrize("text", ["random:", "random:x", "random:-1", "random:1.5"])
