@@ -258,5 +258,5 @@ class _Memory:
                 y = share * y + (1 - share) / self.scale * s
                 curvature = float(s @ y)
         if curvature > least and math.isfinite(curvature):
-            kept = (vector.astype(self._precision, copy=False) for vector in (s, y))
-            self.pairs.append(Pair(*kept, curvature))
+            s, y = (vector.astype(self._precision, copy=False) for vector in (s, y))
+            self.pairs.append(Pair(s, y, curvature))
