@@ -31,8 +31,9 @@ def gradient(
         list[str] | None, typer.Option(help="with respect to: input, a layer, a weight; may be repeated")
     ] = None,
     weights: Weights = None,
-    size: Annotated[
-        str | None, typer.Option(help="input size, for a network of any size", metavar="HEIGHTxWIDTH")
+    input_size: Annotated[
+        str | None,
+        typer.Option("--input-size", "--size", help="for a network of any size", metavar="HEIGHTxWIDTH"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite the file")] = False,
 ) -> None:
@@ -40,7 +41,7 @@ def gradient(
     from cnnkit.host.export import export_gradient
     from cnnkit.host.operation import ModelSpec, size_of
 
-    spec = ModelSpec(network, size=size_of(size) if size else None, weights=weights)
+    spec = ModelSpec(network, size=size_of(input_size) if input_size else None, weights=weights)
     written = export_gradient(spec, output, wrt or ["input"], path, force)
     if written:
         typer.echo(written)

@@ -75,8 +75,11 @@ def show(network: Network, weights: Weights = None, json: AsJson = False) -> Non
 def layers(
     network: Network,
     weights: Weights = None,
-    size: Annotated[str | None, typer.Option(help="input size, HEIGHTxWIDTH", metavar="SIZE")] = None,
+    input_size: Annotated[
+        str | None, typer.Option("--input-size", "--size", help="HEIGHTxWIDTH", metavar="SIZE")
+    ] = None,
     layout: Annotated[Literal["nchw", "nhwc"], typer.Option(help="order of the shapes printed")] = "nchw",
+    parts: Annotated[bool, typer.Option("--parts", help="the nodes inside of layers too")] = False,
     json: AsJson = False,
 ) -> None:
     """The layers: index, name, operators, output shape, parameters and multiply-accumulates."""
@@ -84,26 +87,23 @@ def layers(
     from cnnkit.host.catalogue import layer_table
     from cnnkit.host.operation import ModelSpec, size_of
 
-    spec = ModelSpec(network, size=size_of(size) if size else None, weights=weights)
+    spec = ModelSpec(network, size=size_of(input_size) if input_size else None, weights=weights)
     found = layer_table(spec, layout)
     if json:
         print_json(found)
         return
-    rows = [
-        (
-            row["index"],
-            row["name"],
-            row["operator"],
-            row["shown"],
-            _count(row["parameters"]),
-            _count(row["macs"]),
-        )
-        for row in found["layers"]
-    ]
+    rows = []
+    for row in found["layers"]:
+        if parts:
+            rows += [("", f"  {name}", operator, "", "", "") for name, operator in row["inside"]]
+        counts = _count(row["parameters"]), _count(row["macs"])
+        rows.append((row["index"], row["name"], row["operator"], row["shown"], *counts))
     table(rows, ("index", "layer", "operator", "output", "parameters", "MACs"))
-    total = f"{len(rows)} layers, {_count(found['parameters'])} parameters, {_count(found['macs'])} MACs"
+    total = f"{len(found['layers'])} layers, {_count(found['parameters'])} parameters, {_count(found['macs'])} MACs"
     sized = found["height"] and found["width"]
-    where = f"at {found['height']}x{found['width']}" if sized else "(say --size for a network of any size)"
+    where = (
+        f"at {found['height']}x{found['width']}" if sized else "(say --input-size for a network of any size)"
+    )
     if (found["batch"] or 1) > 1:
         where += f", for the {found['batch']} pictures that the network takes at once"
     typer.echo(f"{total} {where}", err=True)
@@ -255,7 +255,10 @@ def verify(
     if json:
         print_json(found)
     else:
-        table([(n["name"], n["problem"] or "good", n["path"]) for n in found], ("name", "verdict", "file"))
+        table(
+            [(n["name"], n["problem"] or n["remark"] or "good", n["path"]) for n in found],
+            ("name", "verdict", "file"),
+        )
     raise typer.Exit(0 if all(network["good"] for network in found) else 1)
 
 

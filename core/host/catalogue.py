@@ -8,6 +8,7 @@ from cnnkit.errors import CnnkitError
 from cnnkit.host.store import record_of, stored_networks
 
 if TYPE_CHECKING:
+    from cnnkit.graphs.layers import Layer
     from cnnkit.host.hookspecs import Network
     from cnnkit.host.operation import ModelSpec
 
@@ -75,7 +76,8 @@ def describe(spec: "ModelSpec") -> dict[str, Any]:
 def layer_table(spec: "ModelSpec", layout: str = "nchw") -> dict[str, Any]:
     """Every layer of a network, and the totals; JSON-able.
 
-    `operator` joins those of a layer that is several nodes, "Conv+Relu". `shown` is the output's shape as
+    `operator` joins those of a layer that is several nodes, "Conv+Relu", and `inside` has the names and the
+    operators of those that are not its last. `shown` is the output's shape as
     text, in the order of `layout` ("nchw", or "nhwc" as Keras prints it). `macs` are those of the `batch`
     that the file fixes, of one picture where it is None.
     """
@@ -85,14 +87,15 @@ def layer_table(spec: "ModelSpec", layout: str = "nchw") -> dict[str, Any]:
     model = default_host().model(spec)
     height, width = model.preprocessing.height, model.preprocessing.width
     measures = measure(model.graph, height, width)
-    operators: dict[int, list[str]] = {}
+    parts: dict[int, list[Layer]] = {}
     for part in model.parts:
-        operators.setdefault(part.index, []).append(part.operator)
+        parts.setdefault(part.index, []).append(part)
     rows = [
         {
             "index": row.layer.index,
             "name": row.layer.name,
-            "operator": "+".join(operators[row.layer.index]),
+            "operator": "+".join(part.operator for part in parts[row.layer.index]),
+            "inside": [(part.name, part.operator) for part in parts[row.layer.index] if part != row.layer],
             "shape": row.shape,
             "shown": _shown(row.shape, layout, model.preprocessing.layout),
             "parameters": row.parameters,

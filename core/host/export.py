@@ -61,7 +61,7 @@ def export_gradient(
     if None in (model.preprocessing.height, model.preprocessing.width):
         raise UsageError(
             f"the network '{model.name}' takes pictures of any size, but gradients need one: "
-            "say --size HEIGHTxWIDTH"
+            "say --input-size HEIGHTxWIDTH"
         )
     whole = gradient_model(model, output, wrt, spec.size, host.gradient_rules())
     return _write([whole.SerializeToString()], place)

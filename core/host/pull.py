@@ -39,6 +39,8 @@ def pull(
     stored or is stored otherwise, and UsageError.
     """
     host, reporter = host or default_host(), reporter if reporter is not None else LogReporter()
+    if labels is not None and not Path(labels).is_file():
+        raise UsageError(f"there is no label file {labels}")
     network, changes = host.network(name), Changes(to, fold, float16)
     if network.build is None:
         raise UsageError(f"the network '{name}' comes with its plugin: there is nothing to pull.")

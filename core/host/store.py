@@ -118,7 +118,10 @@ def verify_networks(names: Sequence[str] = ()) -> list[dict[str, Any]]:
     found = []
     for name, path in {name: _stored(name) for name in names or stored_networks()}.items():
         problem = _problem(path)
-        found.append({"name": name, "path": str(path), "good": not problem, "problem": problem})
+        remark = "" if record_of(path) else "good, but no record says what was stored"
+        found.append(
+            {"name": name, "path": str(path), "good": not problem, "problem": problem, "remark": remark}
+        )
     return found
 
 

@@ -74,7 +74,7 @@ def test_exit_codes(cnnkit: Run, tmp_path: Path) -> None:
         (2, "no layer is called 'nose'", ["default", "--wrt", "nose", "-o", "new.onnx"]),
         (2, "does not depend on 'Conv_1'", ["any.onnx", "--size", "8", *NONSENSE, "-o", "new.onnx"]),
         (2, "is a weight", ["any.onnx", "--size", "8", "--output", "kernel", "-o", "new.onnx"]),
-        (2, "say --size HEIGHTxWIDTH", ["any.onnx", "-o", "new.onnx"]),
+        (2, "say --input-size HEIGHTxWIDTH", ["any.onnx", "-o", "new.onnx"]),
         (2, "Missing option", ["default"]),
         (3, "there is no network 'defautl'", ["defautl", "-o", "new.onnx"]),
     ]:

@@ -98,6 +98,10 @@ def test_models(cnnkit: Run, tmp_path: Path) -> None:
     assert first["shape"][2:] == [64, 96]
     assert f"64x96x{first['shape'][1]}" in text.out.splitlines()[1]
     assert len(text.out.splitlines()) == len(told["layers"]) + 1 and "MACs at 64x96" in text.err
+    deep = ("models", "layers", "mini-xception", "--weights", "random:0", "--parts")
+    lines = [line.split() for line in cnnkit(*deep, **home).out.splitlines()]
+    place = lines.index(["separable_conv2d_1/depthwise", "Conv"])
+    assert lines[place + 1][1:3] == ["separable_conv2d_1", "Conv+Conv"]
     removed = cnnkit("models", "rm", "mine", **home)
     assert removed.code == 0 and not stored.exists()
     for command, said in (
