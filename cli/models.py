@@ -99,7 +99,8 @@ def layers(
         counts = _count(row["parameters"]), _count(row["macs"])
         rows.append((row["index"], row["name"], row["operator"], row["shown"], *counts))
     table(rows, ("index", "layer", "operator", "output", "parameters", "MACs"))
-    total = f"{len(found['layers'])} layers, {_count(found['parameters'])} parameters, {_count(found['macs'])} MACs"
+    counts = _count(found["parameters"]), _count(found["macs"])
+    total = "{} layers, {} parameters, {} MACs".format(len(found["layers"]), *counts)
     sized = found["height"] and found["width"]
     where = (
         f"at {found['height']}x{found['width']}" if sized else "(say --input-size for a network of any size)"
