@@ -1,7 +1,8 @@
 """Fixtures that every room of the tests shares."""
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,23 @@ def write_distribution() -> WriteDistribution:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """A test that compares with an oracle skips where the oracle is not installed."""
-    try:
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """A test that compares with an oracle skips where the oracle is not installed: its fixtures ask, ..."""
+    with _skipping(item):
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """... or the test itself."""
+    with _skipping(item):
+        return (yield)
+
+
+@contextmanager
+def _skipping(item: pytest.Item) -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         if item.get_closest_marker("oracle") is None:
             raise
