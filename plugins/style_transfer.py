@@ -6,7 +6,7 @@ Gatys, Ecker and Bethge 2015 (arXiv:1508.06576), and the programs that came of i
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,11 @@ from cnnkit import (
     hookimpl,
 )
 from cnnkit.plugins.synthesis import objective as objectives
-from cnnkit.plugins.synthesis.choosing import chosen
+from cnnkit.plugins.synthesis.choosing import LAYERS, chosen, shared
 from cnnkit.plugins.synthesis.coefficients import explained, planes_of_vgg
 from cnnkit.plugins.synthesis.easel import Easel
 from cnnkit.plugins.synthesis.eye import eye
+from cnnkit.plugins.synthesis.interrupting import whole
 from cnnkit.plugins.synthesis.loop import Array, Moment, Synthesis
 from cnnkit.plugins.synthesis.options import StyleTransferOptions, recipe_of
 from cnnkit.plugins.synthesis.presets import PRESETS
@@ -71,7 +72,7 @@ def easel(picture: Image, model: Model, options: StyleTransferOptions, context: 
         raise UsageError(
             f"--style-weights has {len(shares)} numbers for {len(options.style)} styles: give one for each."
         )
-    given = [name for name in ("content_layers", "style_layers") if getattr(options, name) is not None]
+    given = [name for name in LAYERS if getattr(options, name) is not None]
     recipe, said = chosen(options.preset, recipe_of(options), model, given)
     if options.preset == "cnnkit" and model.name == "default":
         context.say("the default network paints; vgg19-notop paints better: cnnkit models pull vgg19-notop")
@@ -106,14 +107,13 @@ class Run:
     def paint(self) -> None:
         """To the end, with all that is asked for on the way."""
         if state := self.context.restore():
-            self.record.take_up(state)
+            self.synthesis.take_up(state)
             if self.animation:
                 self.animation.take_up(state)
-            self.synthesis.take_up(state)
+            self.record.take_up(state)  # the last, as nothing is kept of a run without rows
         made = self.record.rows[-1].iteration if self.record.rows else 0
         total = sum(stage.iterations for stage in self.synthesis.stages) - made
-        for moment in self.context.progress(self._recorded(), total, self._label):
-            self._shown(moment)
+        for _ in self.context.progress(whole(self._recorded()), total, self._label):
             if time.monotonic() - self._saved > CHECKPOINT:
                 self._save()
 
@@ -140,6 +140,7 @@ class Run:
                     moment.seconds,
                 )
             )
+            self._shown(moment)
             yield moment
 
     def _label(self) -> str:
@@ -299,6 +300,11 @@ def _forecast(task: Easel, options: StyleTransferOptions, context: Context) -> R
 
 def _explanation(picture: Image, options: StyleTransferOptions) -> Result:
     recipe, other = recipe_of(options), options.explain or options.preset
+    for name in LAYERS:
+        changes: dict[str, Any] = {
+            name: shared(getattr(recipe, name), getattr(PRESETS[options.preset], name))
+        }
+        recipe = replace(recipe, **changes)
     size = sized(recipe.size, picture.size)
     theirs = (other, PRESETS[other])
     if theirs[1] == recipe:

@@ -38,7 +38,8 @@ def deliver(
     Results go beside their sources, or to `output`, a file or a folder; with "-" nothing is written, the
     caller has the pictures. A result that is data only is written where `output` is given. `skip_existing`
     leaves out sources for which the same job has left its manifest and files, `recursive` looks into the
-    sub-folders of folders, `resume` goes on from the checkpoints of an interrupted run.
+    sub-folders of folders, `resume` goes on from the checkpoints of an interrupted run, of which it
+    leaves out what is done.
     """
     operation = host.operation(job.operation)
     if operation.takes != "folder":
@@ -54,7 +55,7 @@ def deliver(
     whole = complete(plain, job.options)
     left: list[tuple[Any, Destination]] = []
     for source, place in zip(job.sources, destinations(job.operation, job.sources, output), strict=True):
-        if skip_existing and _is_done(replace(job, sources=(source,), options=whole), place):
+        if (skip_existing or resume) and _is_done(replace(job, sources=(source,), options=whole), place):
             yield Outcome(source, skipped=True)
             continue
         try:

@@ -8,10 +8,13 @@ from typing import Any
 from cnnkit import Layer, Model, Plane, UsageError, planes
 from cnnkit.plugins.explaining import per_model
 from cnnkit.plugins.synthesis.eye import ACTIVATIONS
+from cnnkit.plugins.synthesis.presets import PRESETS
 from cnnkit.plugins.synthesis.recipe import Recipe, Weighted
 
 GATES = {"Sigmoid", "HardSigmoid"}
 """They stand beside the value; what is multiplied by them is the activation."""
+LAYERS = "style_layers", "content_layers"
+"""The fields of a recipe that name some."""
 MOST_STYLE_LAYERS = 5
 CONTENT_AT = 1 / 8
 """The size of the content's layer, as a share of the picture's."""
@@ -20,11 +23,11 @@ CONTENT_AT = 1 / 8
 def chosen(name: str, recipe: Recipe, model: Model, given: Sequence[str]) -> tuple[Recipe, list[str]]:
     """The recipe of the preset `name` with layers that the network has, and sentences on what was chosen.
 
-    `given` are the fields whose layers the user named; patterns among them become all that they name. The
-    preset `cnnkit` falls back on a rule. Raises UsageError.
+    `given` are the fields whose layers the user named; patterns among them become all that they name, and of
+    two weights of a layer the later one counts. The preset `cnnkit` falls back on a rule. Raises UsageError.
     """
     said = []
-    for field in ("style_layers", "content_layers"):
+    for field in LAYERS:
         layers: Weighted = getattr(recipe, field)
         if field not in given and (missing := _missing(model, layers)):
             if name != "cnnkit":
@@ -35,10 +38,21 @@ def chosen(name: str, recipe: Recipe, model: Model, given: Sequence[str]) -> tup
                 )
             layers, sentence = by_rule(model, field)
             said.append(sentence)
-        found = tuple((layer.name, weight) for pattern, weight in layers for layer in model.find([pattern]))
-        changes: dict[str, Any] = {field: found}
+        found = {layer.name: weight for pattern, weight in layers for layer in model.find([pattern])}
+        layers = tuple(found.items())
+        if field in given:
+            layers = shared(layers, getattr(PRESETS[name], field))
+        changes: dict[str, Any] = {field: layers}
         recipe = replace(recipe, **changes)
     return recipe, said
+
+
+def shared(layers: Weighted, preset: Weighted) -> Weighted:
+    """The user's layers; with weights that add up to 1 where the preset's do, as a mean has them."""
+    total = sum(weight for _, weight in layers)
+    if len(preset) == 1 or not math.isclose(sum(weight for _, weight in preset), 1) or not total:
+        return layers
+    return tuple((name, weight / total) for name, weight in layers)
 
 
 def _missing(model: Model, layers: Weighted) -> str | None:

@@ -24,15 +24,18 @@ Vector = NDArray[np.float64]
 _VECTORS = 8  # beside the pairs: x and the gradient, here, before, at the best and at the next place
 
 
-def method(recipe: Recipe, factor: float = 1.0) -> LBFGS:
-    """L-BFGS with the steps of the recipe's program, `factor` times as long where their length is given."""
+def method(recipe: Recipe, level: float, factor: float = 1.0) -> LBFGS:
+    """L-BFGS with the steps of the recipe's program, `factor` times as long where their length is given.
+
+    `level` is what one grey level, of 255, is in x.
+    """
     rate, memory = factor * recipe.rate, recipe.memory
     if recipe.optimizer == "lbfgs-scipy":
         return LBFGS.as_scipy(memory)
     chosen = {
         "lbfgs-torch": lambda: LBFGS.as_torch(rate, memory),
         "lbfgs-wolfe": lambda: LBFGS.as_torch(rate, memory, strong_wolfe=True),
-        "lbfgs-damped": lambda: LBFGS.as_crowsonkb(memory, rate),
+        "lbfgs-damped": lambda: LBFGS.as_crowsonkb(memory, 0.1 * level * rate),
     }[recipe.optimizer]()
     return replace(chosen, precision=np.float32)
 
@@ -56,6 +59,7 @@ class Descent:
     ) -> None:
         self._session, self._feeds, self._recipe, self._clock = session, feeds, recipe, clock
         self._low, self._high = units.limits(unit)
+        self._level = float(np.abs(self._high - self._low).mean()) / 255
         self._limit = iterations
         self._seen: list[tuple[Vector, dict[str, float]]] = []
         self._run: Any = None
@@ -83,7 +87,7 @@ class Descent:
         if self._ended():
             return Reason.EVALUATIONS
         if self._run is None:
-            lbfgs = method(self._recipe, self._factor)
+            lbfgs = method(self._recipe, self._level, self._factor)
             clamp = self._recipe.clamp
             self._run = lbfgs.iterates(
                 self._evaluate,
@@ -149,7 +153,7 @@ class Descent:
         every = self._recipe.restart_every
         if not every:
             return self.made >= self._limit
-        if self._iterate and self._in_round > every:
+        if self._iterate and self._in_round > min(every, self._limit - self._rounds * every):
             self._rounds += 1
             self._in_round = 1
             self._iterate = self._iterate._replace(number=0, pairs=(), best=None)

@@ -149,7 +149,7 @@ class Synthesis:
             Best(float(state["best"][0]), state["best/x"], int(state["best"][1])) if "best" in state else None
         )
         self._context.random.bit_generator.state = json.loads(str(state["random"]))
-        self._mover = self._made()
+        self._mover = self._made(self.stage)
         self._mover.take_up(
             {name.removeprefix("mover/"): value for name, value in state.items() if name.startswith("mover/")}
         )
@@ -205,13 +205,14 @@ class Synthesis:
 
     def _moving(self) -> Mover:
         if self._mover is None:
-            self._mover = self._made()
-            self._mover.begin(self._start(self.stage.size), {})
+            mover = self._made(self.stage)
+            mover.begin(self._start(self.stage.size), {})
+            self._mover = mover
         return self._mover
 
-    def _made(self) -> Mover:
-        """What moves x at the present stage; it does not know yet from where."""
-        recipe, stage, unit = self._recipe, self.stage, self._eye.preprocessing
+    def _made(self, stage: Stage) -> Mover:
+        """What moves x at a stage; it does not know yet from where."""
+        recipe, unit = self._recipe, self._eye.preprocessing
         on_host = recipe.optimizer.startswith("lbfgs")
         session = self._context.training(
             self._eye,
@@ -219,33 +220,36 @@ class Synthesis:
             ("input",),
             batch=1,
             size=stage.size,
-            rewrites=self._rewrites(),
+            rewrites=self._rewrites(stage),
             max_memory=self._context.settings.max_memory,
             **({} if on_host else {"optimizer": optimizer(recipe, unit)}),
         )
-        if self._pays:
+        if _pays(stage):
             self._rewritten = session.rewritten
         kind = Descent if on_host else Updates
         return kind(session, self._feeds(stage.size), recipe, unit, stage.iterations, self._clock)
 
-    @property
-    def _pays(self) -> bool:
-        return max(self.stage.size) >= PAYS_FROM and self.stage.iterations >= FEWEST_ITERATIONS
-
-    def _rewrites(self) -> Any:
+    def _rewrites(self, stage: Stage) -> Any:
         """What was found out is kept for later stages and processes, so that it cannot differ there."""
-        if not self._pays:
+        if not _pays(stage):
             return "none"
         return "measured" if self._rewritten is None else self._rewritten
 
     def _next_stage(self) -> None:
-        """x at the next size, and what the optimizer remembers."""
+        """x at the next size, and what the optimizer remembers.
+
+        All that takes time comes first, so that an interruption finds the old stage or the new one.
+        """
         before, layout = self._moving(), self._eye.preprocessing.layout
-        self._before, self._stage = self.number, self._stage + 1
-        self.best, self._mover = None, None
-        size = self.stage.size
-        x = units.resized(before.x, size, layout)
+        stage = self.stages[self._stage + 1]
+        x = units.resized(before.x, stage.size, layout)
         if self._recipe.clamp != "never":
             x = np.clip(x, *units.limits(self._eye.preprocessing))
-        self._mover = self._made()
-        self._mover.begin(x, before.memory_at(size, layout))
+        mover = self._made(stage)
+        mover.begin(x, before.memory_at(stage.size, layout))
+        self._before, self._stage = self.number, self._stage + 1
+        self.best, self._mover = None, mover
+
+
+def _pays(stage: Stage) -> bool:
+    return max(stage.size) >= PAYS_FROM and stage.iterations >= FEWEST_ITERATIONS

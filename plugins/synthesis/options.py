@@ -1,6 +1,5 @@
 """What a person may set of a style transfer, and the recipe that comes of it."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -123,7 +122,10 @@ class StyleTransferOptions:
     ] = None
 
     optimizer: Annotated[OptimizerName | None, Option("what moves the picture")] = None
-    rate: Annotated[float | None, Option("learning rate; of L-BFGS its first step", min=0)] = None
+    rate: Annotated[
+        float | None,
+        Option("learning rate; of lbfgs-damped the first step, in tenths of a grey level", min=0),
+    ] = None
     iterations: Annotated[
         int | None,
         Option("at each size; the first size of a pyramid has more, in the preset's proportion", min=1),
@@ -173,8 +175,8 @@ class StyleTransferOptions:
 
 
 DIRECT = (
-    "styles content_weight style_weight variation_weight normalised tap pooling padding size style_scale "
-    "style_fit pyramid original_size start mix optimizer rate clamp average"
+    "styles content_layers style_layers content_weight style_weight variation_weight normalised tap pooling "
+    "padding size style_scale style_fit pyramid original_size start mix optimizer rate clamp average"
 ).split()
 """The options that are a field of `Recipe` each."""
 
@@ -185,12 +187,11 @@ def recipe_of(options: StyleTransferOptions) -> Recipe:
     given = {name: getattr(options, name) for name in DIRECT}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     changes |= options.set or {}
-    for name in ("content_layers", "style_layers"):
-        if (layers := getattr(options, name)) is not None:
-            changes[name] = shared(layers, getattr(preset, name))
     if options.offsets is not None:
         changes["offsets"] = options.offsets
     if options.start_picture is not None:
+        if options.start not in (None, "file"):
+            raise UsageError(f"--start {options.start} has no use for --start-picture: leave one out.")
         changes["start"] = "file"
     elif options.start == "file":
         raise UsageError("--start file needs the picture: --start-picture PICTURE.")
@@ -198,19 +199,13 @@ def recipe_of(options: StyleTransferOptions) -> Recipe:
         changes |= _noise(preset, *options.noise)
     if options.optimizer is not None and options.rate is None:
         changes |= _rate(preset, options.optimizer, changes.get("unit", preset.unit))
+    if options.rate is not None and changes.get("optimizer", preset.optimizer) == "lbfgs-scipy":
+        raise UsageError("--rate means nothing to lbfgs-scipy, which finds its own steps: leave it out.")
     if options.iterations is not None:
         changes["iterations"] = options.iterations
         first = round(options.iterations * preset.pyramid_iterations / preset.iterations)
         changes.setdefault("pyramid_iterations", first)
     return replace(preset, **changes)
-
-
-def shared(layers: Weighted, preset: Weighted) -> Weighted:
-    """The user's layers; with weights that add up to 1 where the preset's do, as a mean has them."""
-    total = sum(weight for _, weight in layers)
-    if len(preset) == 1 or not math.isclose(sum(weight for _, weight in preset), 1) or not total:
-        return layers
-    return tuple((name, weight / total) for name, weight in layers)
 
 
 def _noise(preset: Recipe, kind: str, scale: float | None) -> dict[str, Any]:

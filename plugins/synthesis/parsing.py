@@ -67,9 +67,13 @@ def parse_size(value: Any) -> str:
 def parse_noise(value: Any) -> tuple[str, float | None]:
     """The kind of noise and its scale: "uniform", "normal:90"."""
     kind, scale = value.partition(":")[::2] if isinstance(value, str) else value
-    if kind not in ("uniform", "normal"):
-        raise ValueError("say uniform or normal, or with its scale in 0..255: uniform:255, normal:64")
-    return kind, float(scale) if scale else None
+    try:
+        number = float(scale) if scale else None
+    except ValueError:
+        number = math.nan
+    if kind not in ("uniform", "normal") or not 0 <= (number or 0) < math.inf:
+        raise ValueError("say uniform or normal, or with its scale from 0 up: uniform:255, normal:64")
+    return kind, number
 
 
 def parse_offsets(value: Any) -> tuple[float, ...]:
@@ -79,6 +83,8 @@ def parse_offsets(value: Any) -> tuple[float, ...]:
     try:
         items = [first.removeprefix("means:") if absolute else first, *others]
         first, second, third = (float(item) for item in items)
+        if not math.isfinite(first + second + third):
+            raise ValueError
     except (TypeError, ValueError):
         raise ValueError(
             "say three numbers that are added to red, green and blue, such as -27,-20,20, or "
@@ -110,6 +116,8 @@ SETTABLE = (
     "epsilon_as memory restart_every pyramid_iterations rounding"
 ).split()
 """The fields without an option of their own."""
+LEAST = {"memory": 1, "decay_every": 1e-9}
+"""Of those that are numbers, where it is not 0."""
 
 
 def _setting(name: str, given: Any) -> tuple[str, Any]:
@@ -119,13 +127,35 @@ def _setting(name: str, given: Any) -> tuple[str, Any]:
         )
     default: Any = {field.name: field.default for field in dataclasses.fields(Recipe)}[name]
     if isinstance(default, tuple):
-        return name, tuple(float(item) for item in (given.split(":") if isinstance(given, str) else given))
+        return name, _betas(given)
     if not isinstance(default, str):
-        return name, type(default)(given)
+        return name, _number(name, given, type(default))
     words = _words_of(name)
     if words and given not in words:
         raise ValueError(f"{name} is {', '.join(words)}, not '{given}'.{did_you_mean(str(given), words)}")
     return name, given
+
+
+def _number(name: str, given: Any, kind: type[int] | type[float]) -> float:
+    least = LEAST.get(name, 0)
+    try:
+        number = kind(given)
+    except ValueError:
+        number = math.nan
+    if not least <= number < math.inf:
+        whole = "whole " if kind is int else ""
+        raise ValueError(f"{name} is a {whole}number from {least:g} up, not '{given}'")
+    return number
+
+
+def _betas(given: Any) -> tuple[float, ...]:
+    try:
+        betas = tuple(float(item) for item in (given.split(":") if isinstance(given, str) else given))
+    except ValueError:
+        betas = ()
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas are two numbers from 0 to below 1, such as 0.9:0.999, not '{given}'")
+    return betas
 
 
 def _words_of(name: str) -> tuple[str, ...]:

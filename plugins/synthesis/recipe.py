@@ -79,7 +79,8 @@ class Recipe:
     """The share of noise in the start."""
     optimizer: OptimizerName = "lbfgs-scipy"
     rate: float = 1.0
-    """The learning rate, at first; L-BFGS's lr."""
+    """The learning rate, at first; the lr of torch's L-BFGS; of "lbfgs-damped" its first step, in tenths of a
+    grey level; nothing to "lbfgs-scipy"."""
     decay: float = 1.0
     decay_every: float = 1.0
     """The rate falls by the factor `decay` in so many iterations."""

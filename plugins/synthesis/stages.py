@@ -51,7 +51,6 @@ def stages(recipe: Recipe, size: Size) -> list[Stage]:
     longest = max(size)
     while recipe.pyramid and (side := round(longest / math.sqrt(2) ** len(sizes))) >= recipe.pyramid:
         height, width = (max(1, round(length * side / longest)) for length in size)
-        height, width = (max(1, round(length * side / longest)) for length in size)
         sizes.append((height, width))
     sizes.reverse()
     many = len(sizes) > 1 and recipe.pyramid_iterations

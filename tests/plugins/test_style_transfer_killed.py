@@ -18,7 +18,7 @@ from small_network import picture, small_network
 ITERATIONS = 60
 FEWEST_SNAPSHOTS = 45
 """Of an optimizer with several evaluations in an iteration."""
-RUNS = int(os.environ.get("CNNKIT_TEST_KILLS", "10"))
+RUNS = int(os.environ.get("CNNKIT_TEST_KILLS", "5"))
 CHILD = """
 import cnnkit.plugins.style_transfer as style_transfer
 from cnnkit.cli.main import main

@@ -103,9 +103,10 @@ def test_without_resume_it_starts_anew(counting: Host, picture: Path) -> None:
     assert outputs(picture) == {".png", ".json", *STEPS}
 
 
-def test_a_finished_run_has_nothing_to_go_on_from(counting: Host, picture: Path) -> None:
+def test_what_is_finished_is_left_out(counting: Host, picture: Path) -> None:
     delivered(counting, picture)
-    assert len(delivered(counting, picture, resume=True).unwrap().data["counted"]) == 10
+    assert delivered(counting, picture, resume=True).skipped
+    assert len(delivered(counting, picture, resume=True, start=1).unwrap().data["counted"]) == 9
 
 
 def test_a_checkpoint_of_another_run_is_refused(counting: Host, picture: Path) -> None:

@@ -84,6 +84,16 @@ def test_layers_of_the_user_may_be_patterns_and_must_exist() -> None:
         chosen("jcjohnson", wrong, model, given)
 
 
+def test_layers_share_the_weight_where_the_program_takes_a_mean() -> None:
+    def style(preset: str, *layers: tuple[str, float]) -> Any:
+        mine = replace(PRESETS[preset], style_layers=layers, content_layers=(("act3_2", 1.0),))
+        return chosen(preset, mine, network("Relu"), ("style_layers", "content_layers"))[0].style_layers
+
+    assert style("keras-sgd", ("act*_1", 1.0)) == tuple((f"act{block}_1", 0.25) for block in range(1, 5))
+    assert style("keras-sgd", ("act1_*", 3.0), ("act1_2", 1.0)) == (("act1_1", 0.75), ("act1_2", 0.25))
+    assert style("jcjohnson", ("act1_1", 1.0), ("act2_1", 1.0)) == (("act1_1", 1.0), ("act2_1", 1.0))
+
+
 def test_a_network_without_planes_is_refused() -> None:
 
     b = Builder("dense")

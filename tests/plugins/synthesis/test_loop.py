@@ -37,7 +37,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "lbfgs-rounds": {"optimizer": "lbfgs-scipy", "restart_every": 5},
     "lbfgs-torch": {"optimizer": "lbfgs-torch", "memory": 4, "clamp": "evaluation", "average": 0.5},
     "lbfgs-wolfe": {"optimizer": "lbfgs-wolfe", "clamp": "step"},
-    "lbfgs-damped": {"optimizer": "lbfgs-damped", "rate": 0.01},
+    "lbfgs-damped": {"optimizer": "lbfgs-damped", "rate": 25.5},
 }
 
 
@@ -200,7 +200,48 @@ def test_each_stage_has_its_share_of_the_time(context: Context) -> None:
     assert min(numbers) > 0 and run.reason == "the time is used up"
 
 
+@pytest.mark.parametrize("unit", ["0..1", "0..255"])
+def test_damped_steps_begin_with_a_tenth_of_a_grey_level(context: Context, unit: Any) -> None:
+    recipe = replace(RECIPE, optimizer="lbfgs-damped", unit=unit, start="noise", iterations=2)
+    run = made(recipe, context)
+    first, second = (moment.x() for moment in run.moments())
+    level = 1 / 255 if unit == "0..1" else 1.0
+    assert np.abs(second - first).mean() == pytest.approx(0.1 * level, rel=1e-2)
+
+
+def test_a_last_round_is_as_short_as_the_iterations_ask_for(context: Context) -> None:
+    recipe = replace(RECIPE, optimizer="lbfgs-scipy", restart_every=20)
+    for iterations in (3, 23):
+        *_, last = made(replace(recipe, iterations=iterations), fresh()).moments()
+        assert iterations <= last.number <= iterations + 8
+
+
 # Cut and taken up
+
+
+class Changing(Context):
+    """Ctrl-C while the session of another size is being made."""
+
+    armed = False
+
+    def training(self, *arguments: Any, **settings: Any) -> Any:
+        if self.armed:
+            raise KeyboardInterrupt
+        return super().training(*arguments, **settings)
+
+
+def test_a_stage_that_does_not_begin_leaves_the_one_before() -> None:
+    recipe = replace(RECIPE, **WAYS["adam"], pyramid=8, iterations=4, start="noise")
+    whole = [told(moment) for moment in made(recipe, fresh()).moments()]
+    plain = fresh()
+    context = Changing(plain.host, plain.settings, 0, plain.reporter)
+    run = made(recipe, context)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in run.moments():
+            context.armed = True
+    again = made(recipe, fresh())
+    again.take_up(run.state())
+    assert [told(moment) for moment in again.moments()] == whole[run.number :]
 
 
 @pytest.mark.parametrize("pyramid", [0, 8])

@@ -100,7 +100,12 @@ def test_other_fields_are_set_by_name() -> None:
     for wrong, sentence in [
         ("memroy=3", "Did you mean 'memory'"),
         ("rounding=up", "round, truncate"),
-        ("memory=many", "invalid literal"),
+        ("memory=many", "whole number from 1 up, not 'many'"),
+        ("memory=0", "whole number from 1 up"),
+        ("decay_every=0", "number from 1e-09 up"),
+        ("epsilon=nan", "number from 0 up"),
+        ("betas=0.9", "two numbers"),
+        ("betas=0.9:1", "two numbers"),
     ]:
         with pytest.raises(ValueError, match=sentence):
             parse_settings(wrong)
@@ -123,11 +128,6 @@ def test_every_field_of_a_recipe_can_be_set() -> None:
     assert same == {"network"}  # that is --model
 
 
-def test_layers_share_the_weight_where_the_program_takes_a_mean() -> None:
-    assert recipe(preset="keras-sgd", style_layers="a,b").style_layers == (("a", 0.5), ("b", 0.5))
-    assert recipe(preset="jcjohnson", style_layers="a,b").style_layers == (("a", 1.0), ("b", 1.0))
-
-
 def test_iterations_keep_the_proportion_of_a_pyramid() -> None:
     found = recipe(preset="crowsonkb", iterations=50)
     assert (found.iterations, found.pyramid_iterations) == (50, 100)
@@ -140,6 +140,8 @@ def test_another_optimizer_brings_its_own_rate() -> None:
     assert recipe(preset="keras-sgd", optimizer="lbfgs-scipy").rate == 1
     assert recipe(preset="gatys-code", optimizer="lbfgs-wolfe").rate == 1
     assert recipe(preset="gatys-code", optimizer="adam", rate=3).rate == 3
+    with pytest.raises(UsageError, match="--rate means nothing to lbfgs-scipy"):
+        recipe(preset="gatys-code", optimizer="lbfgs-scipy", rate=3)
     with pytest.raises(UsageError, match="say --rate"):
         recipe(preset="gatys-code", optimizer="sgd")
 
@@ -148,6 +150,8 @@ def test_a_picture_to_start_from_is_the_start() -> None:
     assert recipe(start_picture="a picture").start == "file"
     with pytest.raises(UsageError, match="--start-picture"):
         recipe(start="file")
+    with pytest.raises(UsageError, match="--start noise has no use"):
+        recipe(start="noise", start_picture="a picture")
 
 
 def test_every_option_says_what_it_does() -> None:
