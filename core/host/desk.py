@@ -44,10 +44,8 @@ class Desk:
     def show(self, result: Result) -> None:
         """Write what there is so far. Raises OutputError."""
         result.manifest = self.manifest
-        before = self.place.read() if self.resume else None
-        self.shown = {**((before or {}).get("outputs", {}) if not self.shown else {}), **self.shown}
         result.write(self.place, self.force, unfinished=True, kept=self.shown)
-        self.shown = dict((self.place.read() or {})["outputs"])
+        self.shown = self._written()
 
     def save(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Keep the state of the run, in place of the one kept before. Raises OutputError."""
@@ -75,7 +73,12 @@ class Desk:
                 f"{self.checkpoint} is of another run: {unlike} differ(s); ask for the same, or run without "
                 "--resume to start anew."
             )
+        self.shown = self._written()
         return state
+
+    def _written(self) -> dict[str, str]:
+        """The files that the manifest lists, with their checksums."""
+        return dict((self.place.read() or {}).get("outputs", {}))
 
     def clear(self) -> None:
         """Forget the checkpoint: the result is complete."""

@@ -135,12 +135,12 @@ def execute(
     origin = "the calling program" if operation else _origin(host, job.operation)
     operation = operation or host.operation(job.operation)
     options = build_options(operation.options, job.options, Image.load)
-    spec = network_of(operation, options, job.model) if model is None else None
-    network = model if spec is None else _network(operation, spec, host, reporter)
+    spec = network = None
+    if operation.needs != "nothing":
+        spec = network_of(operation, options, job.model) if model is None else None
+        network = _network(spec, host, reporter) if spec else model
     if operation.needs == "classifier":
         _ = network and network.classes
-    if operation.needs == "nothing":
-        spec = network = None
     job = replace(job, options=complete(options, job.options), model=spec)
     context = Context(host, settings, job.seed, reporter, network)
     waiting = iter(desks)
@@ -251,9 +251,7 @@ def _load(source: Any, context: Context) -> Image:
     return picture
 
 
-def _network(operation: Operation, spec: ModelSpec, host: Host, reporter: Reporter) -> Model | None:
-    if operation.needs == "nothing":
-        return None
+def _network(spec: ModelSpec, host: Host, reporter: Reporter) -> Model:
     model = host.model(spec)
     for assumption in model.assumptions:
         reporter.say(f"{model.name}: {assumption}")

@@ -94,6 +94,20 @@ def test_an_interrupted_run_goes_on(counting: Host, picture: Path) -> None:
     assert outputs(picture) == {".png", ".json", *STEPS}
 
 
+def test_what_was_shown_before_an_interruption_stays(counting: Host, picture: Path) -> None:
+    interrupted["at"] = 10 - 1  # no snapshot comes behind it but the one at 9
+    with pytest.raises(KeyboardInterrupt):
+        delivered(counting, picture)
+    interrupted["at"] = -1
+    checkpoint = picture.parent / "photo.count.checkpoint.npz"
+    with np.load(checkpoint) as saved:
+        state = dict(saved)
+    np.savez(checkpoint, **(state | {"number": np.array(10)}))  # nothing left to show
+    outcome = delivered(counting, picture, resume=True)
+    assert outputs(picture) == {".png", ".json", ".step0.png", ".step3.png", ".step6.png"}
+    assert len(outcome.unwrap().data["counted"]) == 0 and len(outcome.paths) == 5
+
+
 def test_without_resume_it_starts_anew(counting: Host, picture: Path) -> None:
     interrupted["at"] = 5
     with pytest.raises(KeyboardInterrupt):
