@@ -8,9 +8,9 @@ batch norm behind every convolution, and a ReLU6 behind all that do not narrow.
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnnkit import Model, Network, Preprocessing, Source, UsageError, hookimpl
+from cnnkit import Model, Network, Preprocessing, UsageError, hookimpl
 from cnnkit.models.architecture import Architecture, Padding, Value
-from cnnkit.models.imagenet import CLASSES, KERAS, KERNELS, LABELS, with_top
+from cnnkit.models.imagenet import CLASSES, keras_network
 from cnnkit.models.weights.filling import read_weights
 
 STAGES = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
@@ -116,19 +116,13 @@ def divisible(channels: float) -> int:
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
-def _row(top: bool, size: int) -> Network:
-    """A row for the weights that Keras publishes, without checksums."""
-    file = f"mobilenet_v2_{KERNELS}_1.0_224{'' if top else '_no_top'}.h5"
-    return Network(
-        name="mobilenet_v2" if top else "mobilenet_v2-notop",
-        summary="MobileNetV2, ImageNet" + ("" if top else ", without the dense layer"),
-        licence="Apache-2.0 (Google)",
-        build=with_top(mobilenet_v2, top),
-        source=Source(f"{KERAS}/mobilenet_v2/{file}", size=size),
-        labels=LABELS if top else None,
-    )
+LICENCE = "Apache-2.0 (Google)"
 
 
 @hookimpl
 def cnnkit_models() -> Sequence[Network]:
-    return [_row(True, 14_536_120), _row(False, 9_406_464)]
+    file = {"variant": "_1.0_224", "without": "_no_top"}
+    return [
+        keras_network("mobilenet_v2", "MobileNetV2", LICENCE, mobilenet_v2, top, size, **file)
+        for top, size in ((True, 14_536_120), (False, 9_406_464))
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cnnkit import Model, Network, Preprocessing, Source, hookimpl
 from cnnkit.models.architecture import Architecture
-from cnnkit.models.imagenet import CLASSES, KERAS, KERNELS, LABELS, TIMM, with_top
+from cnnkit.models.imagenet import CLASSES, LABELS, TIMM, keras_network, with_top
 from cnnkit.models.weights.filling import read_weights
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -76,16 +76,8 @@ TORCHVISION = "BSD-3-Clause (torchvision)"
 
 def _keras(name: str, top: bool, checksum: str, size: int) -> Network:
     """A row for the weights that Keras publishes."""
-    return Network(
-        name=name if top else f"{name}-notop",
-        summary=f"{name.upper()}, ImageNet" + ("" if top else ", without the dense layers"),
-        licence=LICENCE,
-        build=with_top(partial(vgg, name), top),
-        source=Source(
-            f"{KERAS}/{name}/{name}_{KERNELS}{'' if top else '_notop'}.h5", f"md5:{checksum}", size
-        ),
-        labels=LABELS if top else None,
-    )
+    build = partial(vgg, name)
+    return keras_network(name, name.upper(), LICENCE, build, top, size, checksum, dense="dense layers")
 
 
 def _torchvision(name: str, size: int) -> Network:

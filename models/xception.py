@@ -8,9 +8,9 @@ Every convolution has a batch norm behind it and a ReLU of its own.
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnnkit import Model, Network, Preprocessing, Source, hookimpl
+from cnnkit import Model, Network, Preprocessing, hookimpl
 from cnnkit.models.architecture import Architecture, Value
-from cnnkit.models.imagenet import CLASSES, KERAS, KERNELS, LABELS, with_top
+from cnnkit.models.imagenet import CLASSES, keras_network
 from cnnkit.models.weights.filling import read_weights
 
 HALVING = {2: (128, 128), 3: (256, 256), 4: (728, 728), 13: (728, 1024)}
@@ -81,23 +81,15 @@ def _numbered(name: str, number: int) -> str:
     return f"{name}_{number}" if number else name
 
 
-def _row(top: bool, checksum: str, size: int) -> Network:
-    """A row for the weights that Keras publishes."""
-    return Network(
-        name="xception" if top else "xception-notop",
-        summary="Xception, ImageNet" + ("" if top else ", without the dense layer"),
-        licence="MIT (François Chollet)",
-        build=with_top(xception, top),
-        source=Source(
-            f"{KERAS}/xception/xception_{KERNELS}{'' if top else '_notop'}.h5", f"md5:{checksum}", size
-        ),
-        labels=LABELS if top else None,
-    )
+LICENCE = "MIT (François Chollet)"
 
 
 @hookimpl
 def cnnkit_models() -> Sequence[Network]:
     return [
-        _row(True, "0a58e3b7378bc2990ea3b43d5981f1f6", 91_884_032),
-        _row(False, "b0042744bf5b25fce3cb969f33bebb97", 83_683_744),
+        keras_network("xception", "Xception", LICENCE, xception, top, size, checksum)
+        for top, size, checksum in (
+            (True, 91_884_032, "0a58e3b7378bc2990ea3b43d5981f1f6"),
+            (False, 83_683_744, "b0042744bf5b25fce3cb969f33bebb97"),
+        )
     ]
