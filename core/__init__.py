@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cnnkit.graphs.targets import label_of as label_of
     from cnnkit.graphs.targets import last_plane as last_plane
     from cnnkit.graphs.targets import resolve_targets as resolve_targets
+    from cnnkit.graphs.training import Loss as Loss
     from cnnkit.host.context import Context as Context
     from cnnkit.host.context import Settings as Settings
     from cnnkit.host.delivery import rerun as rerun
@@ -85,6 +86,7 @@ _ROOMS = {
     "graphs.optimizers": "Adam AdamW Averaged Clamped SGD",
     "graphs.planes": "Plane planes",
     "graphs.targets": "Scores label_of last_plane resolve_targets",
+    "graphs.training": "Loss",
     "host.context": "Context Settings",
     "host.hookspecs": "Network Source hookimpl",
     "host.host": "Host",

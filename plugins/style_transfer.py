@@ -4,8 +4,6 @@ Gatys, Ecker and Bethge 2015 (arXiv:1508.06576), and the programs that came of i
 `synthesis/recipe.py`, the programs in `synthesis/presets.py`; `synthesis/loop.py` moves the picture.
 """
 
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -29,16 +27,12 @@ from cnnkit.plugins.synthesis.choosing import LAYERS, chosen, shared
 from cnnkit.plugins.synthesis.coefficients import explained, planes_of_vgg
 from cnnkit.plugins.synthesis.easel import Easel
 from cnnkit.plugins.synthesis.eye import eye
-from cnnkit.plugins.synthesis.interrupting import whole
-from cnnkit.plugins.synthesis.loop import Array, Moment, Synthesis
+from cnnkit.plugins.synthesis.loop import Array
 from cnnkit.plugins.synthesis.options import StyleTransferOptions, recipe_of
 from cnnkit.plugins.synthesis.presets import PRESETS
 from cnnkit.plugins.synthesis.probe import probe
-from cnnkit.plugins.synthesis.record import Animation, Record, Row
+from cnnkit.plugins.synthesis.run import Run
 from cnnkit.plugins.synthesis.stages import sized, stages
-
-CHECKPOINT = 30.0
-"""Seconds between two checkpoints."""
 
 
 def style_transfer(picture: Image, model: Model, options: StyleTransferOptions, context: Context) -> Result:
@@ -53,14 +47,18 @@ def style_transfer(picture: Image, model: Model, options: StyleTransferOptions, 
         return _explanation(picture, options)
     task = easel(picture, model, options, context)
     if options.dry_run:
-        return _forecast(task, options, context)
-    run = Run(task, options, context)
+        return _forecast(task, options)
+    run = Run(task, options.seconds, options.snapshots, options.animation)
+    if state := context.restore():
+        run.take_up(state)
     try:
-        run.paint()
+        run.go(context.save)
     except KeyboardInterrupt:
-        run.keep()
+        if run.record.rows:
+            context.save(run.state())
+            context.emit(result(task, run, options))
         raise
-    return run.result()
+    return result(task, run, options)
 
 
 def easel(picture: Image, model: Model, options: StyleTransferOptions, context: Context) -> Easel:
@@ -85,142 +83,52 @@ def easel(picture: Image, model: Model, options: StyleTransferOptions, context: 
     return task
 
 
-class Run:
-    """One picture being painted."""
+def result(task: Easel, run: Run, options: StyleTransferOptions) -> Result:
+    """Of a run that has made a move at least."""
+    synthesis = run.synthesis
+    last = synthesis.x
+    main = last if task.recipe.average or synthesis.best is None else synthesis.best.x
+    made = Result({"": task.picture(main)})
+    if not np.array_equal(main, last):
+        made.pictures["last"] = task.picture(last)
+    made.files = run.files(made.picture)
+    if options.features:
+        made.pictures |= features(task, made.picture)
+    made.data = _data(task, run, main, options)
+    made.text = told(task, made.data, run.record.rows[-1].seconds)
+    return made
 
-    def __init__(self, task: Easel, options: StyleTransferOptions, context: Context) -> None:
-        self.task, self.options, self.context = task, options, context
-        self.record = Record()
-        self.animation = Animation() if options.animation else None
-        self.synthesis = Synthesis(
-            task.eye,
-            task.objective,
-            task.feeds,
-            task.recipe,
-            context,
-            task.start,
-            task.size,
-            options.seconds,
-        )
-        self._saved = time.monotonic()
 
-    def paint(self) -> None:
-        """To the end, with all that is asked for on the way."""
-        if state := self.context.restore():
-            self.synthesis.take_up(state)
-            if self.animation:
-                self.animation.take_up(state)
-            self.record.take_up(state)  # the last, as nothing is kept of a run without rows
-        made = self.record.rows[-1].iteration if self.record.rows else 0
-        total = sum(stage.iterations for stage in self.synthesis.stages) - made
-        for _ in self.context.progress(whole(self._recorded()), total, self._label):
-            if time.monotonic() - self._saved > CHECKPOINT:
-                self._save()
+def features(task: Easel, painted: Image) -> dict[str, Image]:
+    """Sheets of what the watched layers make of the content, of the first style and of the result."""
+    layers = list(dict.fromkeys((*task.objective.style, *task.objective.content)))
+    style = task.styles[0]
+    pictures = {
+        "content": task.content.resized(*task.size),
+        "style": style.resized(*task.style_size(style, task.size)),
+        "result": painted.resized(*task.size),
+    }
+    return {
+        f"features-{part}": task.context.run("activations", picture, task.eye, layers=layers).picture
+        for part, picture in pictures.items()
+    }
 
-    def keep(self) -> None:
-        """What there is after an interruption, and what is needed to go on."""
-        if self.record.rows:
-            self._save()
-            self.context.emit(self.result())
 
-    def _recorded(self) -> Iterator[Moment]:
-        for moment in self.synthesis.moments():
-            losses = dict(moment.losses)
-            total = losses.pop("total")
-            weights = self._weights(moment.stage.size)
-            self.record.rows.append(
-                Row(
-                    moment.number,
-                    moment.stage.number,
-                    moment.stage.size,
-                    losses,
-                    weights,
-                    total,
-                    moment.step,
-                    moment.seconds,
-                )
-            )
-            self._shown(moment)
-            yield moment
-
-    def _label(self) -> str:
-        rows = self.record.rows
-        name = self.task.content.name
-        return f"{name}: loss {drawing.compact(rows[-1].total)}" if rows else name
-
-    def _shown(self, moment: Moment) -> None:
-        every = self.options.snapshots
-        before = self.record.rows[-2].iteration if len(self.record.rows) > 1 else 0
-        if every and moment.number // every > before // every:  # an iteration can have several evaluations
-            step = self.task.picture(moment.x())
-            self.context.emit(Result({f"step{moment.number:04d}": step}))
-        if self.animation and self.animation.wants_next():
-            self.animation.add(self.task.picture(moment.x()).pixels)
-
-    def _save(self) -> None:
-        state = {**self.synthesis.state(), **self.record.state()}
-        if self.animation:
-            state |= self.animation.state()
-        self.context.save(state)
-        self._saved = time.monotonic()
-
-    def _weights(self, size: tuple[int, int]) -> dict[str, float]:
-        """Of each part of the loss, for x of a size."""
-        found = self.task.coefficients(size)
-        weights = {f"content {layer}": weight for layer, weight in found.content.items()}
-        weights |= {f"style {layer}": weight for layer, weight in found.style.items()}
-        return weights | {"variation": found.variation}
-
-    def result(self) -> Result:
-        task, synthesis = self.task, self.synthesis
-        last = synthesis.x
-        main = last if task.recipe.average or synthesis.best is None else synthesis.best.x
-        result = Result({"": task.picture(main)})
-        if not np.array_equal(main, last):
-            result.pictures["last"] = task.picture(last)
-        result.files = {"losses.csv": self.record.csv(), "losses.png": self.record.plot()}
-        if self.animation and self.options.animation:
-            name = f"run.{self.options.animation}"
-            result.files[name] = self.animation.encode(result.picture.pixels, self.options.animation)
-        if self.options.features:
-            result.pictures |= self._features(result.picture)
-        result.data = self._data(main)
-        result.text = told(task, result.data, self.record.rows[-1].seconds)
-        return result
-
-    def _data(self, main: Array) -> dict[str, Any]:
-        task, row = self.task, self.record.rows[-1]
-        size = task.size_of(main)
-        off = deviations(task, main)
-        return {
-            "preset": self.options.preset,
-            "recipe": asdict(task.recipe),
-            "sizes": [list(stage.size) for stage in self.synthesis.stages],
-            "coefficients": asdict(task.coefficients(size)),
-            "layers": {layer: str(plane) for layer, plane in task.planes(size).items()},
-            "losses": {**row.weighted, "total": row.total},
-            "best": {"total": best.total, "iteration": best.number}
-            if (best := self.synthesis.best)
-            else None,
-            **off,
-            "stopped": self.synthesis.reason or str(Reason.INTERRUPTED),
-            "iterations": row.iteration,
-        }
-
-    def _features(self, painted: Image) -> dict[str, Image]:
-        """Sheets of what the watched layers make of the content, of the first style and of the result."""
-        task = self.task
-        layers = list(dict.fromkeys((*task.objective.style, *task.objective.content)))
-        style = task.styles[0]
-        pictures = {
-            "content": task.content.resized(*task.size),
-            "style": style.resized(*task.style_size(style, task.size)),
-            "result": painted.resized(*task.size),
-        }
-        return {
-            f"features-{part}": self.context.run("activations", picture, task.eye, layers=layers).picture
-            for part, picture in pictures.items()
-        }
+def _data(task: Easel, run: Run, main: Array, options: StyleTransferOptions) -> dict[str, Any]:
+    row, best = run.record.rows[-1], run.synthesis.best
+    size = task.size_of(main)
+    return {
+        "preset": options.preset,
+        "recipe": asdict(task.recipe),
+        "sizes": [list(stage.size) for stage in run.synthesis.stages],
+        "coefficients": asdict(task.coefficients(size)),
+        "layers": {layer: str(plane) for layer, plane in task.planes(size).items()},
+        "losses": {**row.weighted, "total": row.total},
+        "best": {"total": best.total, "iteration": best.number} if best else None,
+        **deviations(task, main),
+        "stopped": run.synthesis.reason or str(Reason.INTERRUPTED),
+        "iterations": row.iteration,
+    }
 
 
 def deviations(task: Easel, x: Array) -> dict[str, dict[str, float]]:
@@ -282,10 +190,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s" if rest else f"{seconds:.1f} s"
 
 
-def _forecast(task: Easel, options: StyleTransferOptions, context: Context) -> Result:
-    cost = probe(
-        task.eye, task.objective, task.feeds, task.recipe, context, task.start, task.size, options.seconds
-    )
+def _forecast(task: Easel, options: StyleTransferOptions) -> Result:
+    cost = probe(task, options.seconds)
     height, width = cost.size
     count = sum(stage.iterations for stage in stages(task.recipe, task.size))
     text = [

@@ -35,6 +35,11 @@ class Easel:
     recipe: Recipe
     context: Context
 
+    @property
+    def name(self) -> str:
+        """Of what is painted."""
+        return self.content.name
+
     @cached_property
     def objective(self) -> Objective:
         return Objective.of(self.eye, self.recipe, len(self.styles))
@@ -107,6 +112,13 @@ class Easel:
             self.objective, found.content, found.style, found.variation, tuple(self.shares)
         )
         return targets | weights
+
+    def weights(self, size: Size) -> dict[str, float]:
+        """What each part of the loss is multiplied by, for x of a size."""
+        found = self.coefficients(size)
+        weights = {f"content {layer}": weight for layer, weight in found.content.items()}
+        weights |= {f"style {layer}": weight for layer, weight in found.style.items()}
+        return weights | {"variation": found.variation}
 
     def start(self, size: Size) -> Array:
         """The first x; always the same for the same seed."""

@@ -3,16 +3,15 @@
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import Context, Model, ModelError, Reason, UsageError
+from cnnkit import Context, Loss, Model, ModelError, Reason, UsageError
 from cnnkit.plugins.synthesis import units
 from cnnkit.plugins.synthesis.descent import Descent
 from cnnkit.plugins.synthesis.moving import Clock, Mover, TimeIsUp
-from cnnkit.plugins.synthesis.objective import Objective
 from cnnkit.plugins.synthesis.recipe import Recipe
 from cnnkit.plugins.synthesis.stages import Size, Stage, deadlines, stages
 from cnnkit.plugins.synthesis.trouble import NotFinite, first_trouble
@@ -55,33 +54,48 @@ class Best:
     number: int
 
 
-class Synthesis:
-    """Moves x from `start(size)` along `recipe` until `objective` is small, stage after stage up to `size`.
+class Task(Protocol):
+    """What is to be done: an objective of what the eye sees that is to become small, and how."""
 
-    `feeds(size)` are targets and weights for x of a size; only the first stage asks for a start. It ends
-    after the recipe's iterations or after `seconds`, of which each stage has its share. Then `reason` says
-    why, `x` is where it ended and `best` the best there.
+    @property
+    def eye(self) -> Model: ...
+
+    @property
+    def objective(self) -> Loss:
+        """A frozen dataclass, so that sessions can be shared."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    @property
+    def context(self) -> Context: ...
+
+    @property
+    def size(self) -> Size:
+        """Of the last and largest x."""
+
+    def feeds(self, size: Size) -> Mapping[str, Any]:
+        """Targets and weights for x of a size."""
+
+    def start(self, size: Size) -> Array:
+        """The first x, of the first size."""
+
+
+class Synthesis:
+    """Moves x from its start along the task's recipe until its objective is small, stage after stage.
+
+    It ends after the recipe's iterations or after `seconds`, of which each stage has its share. Then `reason`
+    says why, `x` is where it ended and `best` the best there.
 
     Losses that are not finite take it back to the best, with half the rate and without what the optimizer
     remembered. Raises ModelError where they are not finite at the start already.
     """
 
-    def __init__(
-        self,
-        eye: Model,
-        objective: Objective,
-        feeds: Callable[[Size], Mapping[str, Any]],
-        recipe: Recipe,
-        context: Context,
-        start: Callable[[Size], Array],
-        size: Size,
-        seconds: float | None = None,
-    ) -> None:
-        self.stages = stages(recipe, size)
+    def __init__(self, task: Task, seconds: float | None = None) -> None:
+        self.stages = stages(task.recipe, task.size)
         self.best: Best | None = None
         self.reason = ""
-        self._eye, self._objective, self._feeds = eye, objective, feeds
-        self._recipe, self._context, self._start = recipe, context, start
+        self._task = task
         self._deadlines = deadlines(self.stages, seconds)
         self._clock = Clock()
         self._stage = 0
@@ -129,7 +143,7 @@ class Synthesis:
             "made for": np.array(self._identity),
             "stage": np.array([self._stage, self._before, self._troubles]),
             "seconds": np.array(self._clock.seconds),
-            "random": np.array(json.dumps(self._context.random.bit_generator.state)),
+            "random": np.array(json.dumps(self._task.context.random.bit_generator.state)),
         }
         if self._rewritten is not None:
             state["rewritten"] = np.array(self._rewritten, np.str_)
@@ -140,15 +154,13 @@ class Synthesis:
     def take_up(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from a state, perhaps for more iterations. Raises UsageError for another's state."""
         if str(state.get("made for")) != self._identity:
-            raise UsageError(
-                "the saved state is that of another style transfer: its recipe, network or size differ"
-            )
+            raise UsageError("the saved state is that of another run: its recipe, network or size differ")
         self._stage, self._before, self._troubles = map(int, state["stage"])
         self._rewritten = tuple(map(str, state["rewritten"])) if "rewritten" in state else None
         self.best = (
             Best(float(state["best"][0]), state["best/x"], int(state["best"][1])) if "best" in state else None
         )
-        self._context.random.bit_generator.state = json.loads(str(state["random"]))
+        self._task.context.random.bit_generator.state = json.loads(str(state["random"]))
         self._mover = self._made(self.stage)
         self._mover.take_up(
             {name.removeprefix("mover/"): value for name, value in state.items() if name.startswith("mover/")}
@@ -157,8 +169,8 @@ class Synthesis:
 
     @property
     def _identity(self) -> str:
-        recipe = replace(self._recipe, source="", iterations=0)
-        return repr((recipe, self._objective, self.stages[-1].size, self._eye.sha256))
+        recipe = replace(self._task.recipe, source="", iterations=0)
+        return repr((recipe, self._task.objective, self.stages[-1].size, self._task.eye.sha256))
 
     def _moments_of_stage(self) -> Generator[Moment, None, str]:
         """Returned is why it ended."""
@@ -188,7 +200,7 @@ class Synthesis:
 
     def _go_back(self, mover: Mover, trouble: NotFinite) -> str:
         """Back to the best; or a sentence that says why that is given up."""
-        where = first_trouble(self._eye, trouble, self._context)
+        where = first_trouble(self._task.eye, trouble, self._task.context)
         if self.best is None:
             raise ModelError(
                 f"at the start {where} is infinite or no number: take smaller weights, or another start"
@@ -197,7 +209,7 @@ class Synthesis:
         if self._troubles > PATIENCE:
             mover.go_back(self.best.x)
             return f"{where} became infinite or no number {self._troubles} times in a row: take smaller steps"
-        self._context.say(
+        self._task.context.say(
             f"{self.number}: {where} became infinite or no number; back to {self.best.number}, at half rate"
         )
         mover.go_back(self.best.x)
@@ -206,28 +218,28 @@ class Synthesis:
     def _moving(self) -> Mover:
         if self._mover is None:
             mover = self._made(self.stage)
-            mover.begin(self._start(self.stage.size), {})
+            mover.begin(self._task.start(self.stage.size), {})
             self._mover = mover
         return self._mover
 
     def _made(self, stage: Stage) -> Mover:
         """What moves x at a stage; it does not know yet from where."""
-        recipe, unit = self._recipe, self._eye.preprocessing
+        recipe, unit = self._task.recipe, self._task.eye.preprocessing
         on_host = recipe.optimizer.startswith("lbfgs")
-        session = self._context.training(
-            self._eye,
-            self._objective,
+        session = self._task.context.training(
+            self._task.eye,
+            self._task.objective,
             ("input",),
             batch=1,
             size=stage.size,
             rewrites=self._rewrites(stage),
-            max_memory=self._context.settings.max_memory,
+            max_memory=self._task.context.settings.max_memory,
             **({} if on_host else {"optimizer": optimizer(recipe, unit)}),
         )
         if _pays(stage):
             self._rewritten = session.rewritten
         kind = Descent if on_host else Updates
-        return kind(session, self._feeds(stage.size), recipe, unit, stage.iterations, self._clock)
+        return kind(session, self._task.feeds(stage.size), recipe, unit, stage.iterations, self._clock)
 
     def _rewrites(self, stage: Stage) -> Any:
         """What was found out is kept for later stages and processes, so that it cannot differ there."""
@@ -240,11 +252,11 @@ class Synthesis:
 
         All that takes time comes first, so that an interruption finds the old stage or the new one.
         """
-        before, layout = self._moving(), self._eye.preprocessing.layout
+        before, layout = self._moving(), self._task.eye.preprocessing.layout
         stage = self.stages[self._stage + 1]
         x = units.resized(before.x, stage.size, layout)
-        if self._recipe.clamp != "never":
-            x = np.clip(x, *units.limits(self._eye.preprocessing))
+        if self._task.recipe.clamp != "never":
+            x = np.clip(x, *units.limits(self._task.eye.preprocessing))
         mover = self._made(stage)
         mover.begin(x, before.memory_at(stage.size, layout))
         self._before, self._stage = self.number, self._stage + 1

@@ -61,7 +61,8 @@ def with_cnnkit(
 ) -> Losses:
     import cnnkit
     from cnnkit.host.context import LogReporter
-    from cnnkit.plugins.style_transfer import Run, easel
+    from cnnkit.plugins.style_transfer import easel
+    from cnnkit.plugins.synthesis.loop import Synthesis
     from cnnkit.plugins.synthesis.options import StyleTransferOptions
 
     content, style = (cnnkit.Image(pixels) for pixels in pictures(size))
@@ -78,8 +79,7 @@ def with_cnnkit(
     settings = cnnkit.Settings(device="cpu", threads=threads, max_memory=1 if frugal else None)
     model = cnnkit.Model.load(folder / "network.onnx")
     context = cnnkit.Context(cnnkit.Host(), settings, 0, LogReporter(), model)
-    run = Run(easel(content, model, options, context), options, context)
-    for moment in run.synthesis.moments():
+    for moment in Synthesis(easel(content, model, options, context)).moments():
         yield moment.losses["total"]
 
 

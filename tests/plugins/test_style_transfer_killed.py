@@ -20,9 +20,9 @@ FEWEST_SNAPSHOTS = 45
 """Of an optimizer with several evaluations in an iteration."""
 RUNS = int(os.environ.get("CNNKIT_TEST_KILLS", "5"))
 CHILD = """
-import cnnkit.plugins.style_transfer as style_transfer
+import cnnkit.plugins.synthesis.run as run
 from cnnkit.cli.main import main
-style_transfer.CHECKPOINT = 0.0  # behind each iteration
+run.CHECKPOINT = 0.0  # behind each iteration
 main()
 """
 OPTIMIZERS = ("lbfgs-scipy", "lbfgs-torch", "adam")

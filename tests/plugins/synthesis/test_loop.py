@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from small_network import picture, small_network
+from synthesis_task import Parts
 
 from cnnkit import Builder, Context, Host, Model, ModelError, Preprocessing, Settings, UsageError
 from cnnkit.plugins.synthesis import units
@@ -59,7 +60,7 @@ def made(recipe: Recipe, context: Context, size: Size = (12, 16), model: Model |
         pixels = units.start(recipe, seen.preprocessing, None, size, context.random)
         return seen.preprocessing.to_network(pixels)[None]
 
-    return Synthesis(seen, objective, feeds, recipe, context, start, size)
+    return Synthesis(Parts(seen, objective, feeds, recipe, context, start, size))
 
 
 def fresh() -> Context:
@@ -96,7 +97,9 @@ def towards(wanted: Array, first: Array, context: Context, **fields: Any) -> Syn
     seen = eye(identity(), recipe)
     objective = Objective.of(seen, recipe)
     fed = {"content/all": wanted, "weight/content/all": np.float32(wanted.size / 2)}
-    return Synthesis(seen, objective, lambda size: fed, recipe, context, lambda size: first, wanted.shape[2:])
+    return Synthesis(
+        Parts(seen, objective, lambda size: fed, recipe, context, lambda size: first, wanted.shape[2:])
+    )
 
 
 def ends(shape: tuple[int, ...] = (1, 3, 4, 5)) -> tuple[Array, Array]:
@@ -279,7 +282,7 @@ def test_a_state_holds_arrays_that_a_file_can_hold(tmp_path: Any) -> None:
     longer = made(replace(recipe, iterations=50), fresh())
     longer.take_up(run.state())
     assert [moment.number for moment in longer.moments()] == list(range(2, 51))
-    with pytest.raises(UsageError, match="the saved state is that of another style transfer"):
+    with pytest.raises(UsageError, match="the saved state is that of another run"):
         made(replace(recipe, style_weight=3.0), fresh()).take_up(run.state())
 
 
@@ -353,7 +356,7 @@ def running_away(context: Context, **fields: Any) -> Synthesis:
     objective = Objective.of(seen, recipe)
     fed = {"content/after": np.full((1, 3, 2, 2), 3.0), "weight/content/after": np.float32(6.0)}
     first = np.zeros((1, 3, 2, 2), np.float32)
-    return Synthesis(seen, objective, lambda size: fed, recipe, context, lambda size: first, (2, 2))
+    return Synthesis(Parts(seen, objective, lambda size: fed, recipe, context, lambda size: first, (2, 2)))
 
 
 @pytest.mark.parametrize("optimizer, rate", [("sgd", 60.0), ("adam", 400.0), ("lbfgs-torch", 1000.0)])
@@ -384,8 +387,11 @@ def test_it_gives_up_at_last(context: Context, listener: Any) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs-scipy"])
 def test_weights_that_explode_at_once(context: Context, optimizer: str) -> None:
-    run = made(replace(RECIPE, optimizer=optimizer), context)
-    feeds = run._feeds
-    run._feeds = lambda size: {**feeds(size), "weight/style/one/0": np.float32(1e38)}
+    task = made(replace(RECIPE, optimizer=optimizer), context)._task
+
+    def feeds(size: Size) -> Mapping[str, Any]:
+        return {**task.feeds(size), "weight/style/one/0": np.float32(1e38)}
+
+    run = Synthesis(replace(task, feeds=feeds))  # type: ignore[type-var]
     with pytest.raises(ModelError, match="at the start the loss 'style one' is infinite or no number"):
         next(run.moments())
