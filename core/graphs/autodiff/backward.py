@@ -69,17 +69,17 @@ def between(
     path = []
     for node in needed_nodes(builder.nodes, [end]):
         if operator_of(node) not in flat and reached.intersection(read_by(node)):
-            changed = [name for name in node.output if name and _can_change(builder.tensor(name))]
+            changed = [name for name in node.output if name and _can_change(builder, name)]
             reached.update(changed)
             if changed:
                 path.append(node)
     return path, reached
 
 
-def _can_change(tensor: Tensor) -> bool:
+def _can_change(builder: Builder, name: str) -> bool:
     """Whether a small change can show in a tensor. One of unknown type counts, or its share would be lost."""
-    dtype = tensor.facts[0].dtype
-    return dtype is None or dtype.kind not in "biuOSU"
+    dtype = builder.tensor(name).facts[0].dtype
+    return not builder.is_fixed(name) and (dtype is None or dtype.kind not in "biuOSU")
 
 
 def _view(builder: Builder, node: onnx.NodeProto, arriving: tuple[Tensor | None, ...]) -> Node:

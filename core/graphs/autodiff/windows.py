@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from cnnkit.graphs.autodiff.reference import Array
+from cnnkit.graphs.reads import POINTWISE
 
 SIDE = 6
 """Pixels that are enough of a plane on which each is treated by itself."""
@@ -19,11 +20,6 @@ FACTORS = 512
 LARGE = 1 << 20
 
 _SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"}
-_POINTWISE = set(
-    "Relu LeakyRelu PRelu ThresholdedRelu Shrink HardSigmoid HardSwish Elu Selu Celu Sigmoid Softsign "
-    "Softplus Swish Mish Gelu Tanh Erf Exp Log Sqrt Abs Neg Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh "
-    "Asinh Acosh Atanh Add Sub Mul Div Pow Mod Sum Mean Min Max Where Clip Identity Cast Dropout".split()
-)
 _POOLS = {"MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"}
 _NORMS = {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN"}
 
@@ -43,7 +39,7 @@ def cut(node: onnx.NodeProto, arrays: Sequence[Array | None]) -> list[Array | No
         pieces[0] = _window(first, pieces[1] if "Conv" in kind else None, attributes, kind)
     elif kind in _NORMS | _POOLS and first.ndim > 2:
         pieces[0] = _middle(first, {axis: SIDE for axis in range(2, first.ndim)})
-    elif kind in _POINTWISE or (kind == "Concat" and attributes["axis"] == 1):
+    elif kind in POINTWISE or (kind == "Concat" and attributes["axis"] == 1):
         pieces = _pixels(pieces)
     elif kind == "Resize":
         pieces = _corner(pieces)

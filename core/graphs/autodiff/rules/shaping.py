@@ -137,14 +137,23 @@ def gather(op: Operators, node: Node, dy: Tensor, data: Tensor, indices: Tensor)
 @rule("GatherElements")
 def gather_elements(op: Operators, node: Node, dy: Tensor, data: Tensor, indices: Tensor) -> Gradients:
     axis, indices = node.attribute("axis", 0), op.cast(indices, np.int64)
-    return (_added(op, "ScatterElements", op.shape(data), indices, dy, axis=axis),)
+    return (_added(op, op.shape(data), indices, dy, axis),)
 
 
 @rule("GatherND")
 def gather_nd(op: Operators, node: Node, dy: Tensor, data: Tensor, indices: Tensor) -> Gradients:
     if node.attribute("batch_dims", 0):
         raise node.refusal("is only known without batch_dims; write the indices of the batch out")
-    return (_added(op, "ScatterND", op.shape(data), indices, dy),)
+    depth = indices.shape[-1]
+    sizes = op.Slice(op.shape(data), [0], [depth], [0])
+    found = op.cast(indices, np.int64)
+    found = op.Where(op.Less(found, 0), op.Add(found, sizes), found)
+    behind = [size or 0 for size in data.shape[1:depth]]
+    strides = np.cumprod([1, *behind[::-1]])[::-1]
+    places = op.Reshape(op.ReduceSum(op.Mul(found, strides), [-1]), [-1])
+    slices = op.Reshape(dy, op.Concat(op.Shape(places), [-1], axis=0))
+    added = _scattered(op, slices, 0, op.ReduceProd(sizes, [0]), places)
+    return (op.Reshape(added, op.shape(data)),)
 
 
 @rule("ScatterElements", "ScatterND")
@@ -269,23 +278,20 @@ def _put_back(op: Operators, dy: Tensor, axis: int, size: int, taken: Sizes) -> 
 
 def _scattered(op: Operators, dy: Tensor, axis: int, size: Any, places: Any) -> Tensor:
     """The same where places repeat in any way, or are only known when the graph runs."""
-    result: Tensor
-    if axis:  # ScatterND counts along the first axis
-        swap = list(range(dy.rank))
-        swap[0], swap[axis] = axis, 0
-        result = op.Transpose(_scattered(op, op.Transpose(dy, perm=swap), 0, size, places), perm=swap)
-    else:
-        shape = op.Concat(size, op.Shape(dy, start=1), axis=0)
-        result = _added(op, "ScatterND", shape, op.Unsqueeze(places, [1]), dy)
-    return result
+    shape = op.Concat(op.Shape(dy, end=axis), size, op.Shape(dy, start=axis + 1), axis=0)
+    column = op.Reshape(places, [-1, *[1] * (dy.rank - axis - 1)])
+    return _added(op, shape, op.Expand(column, op.shape(dy)), dy, axis)
 
 
-def _added(op: Operators, operator: str, shape: Any, indices: Any, dy: Tensor, **attributes: Any) -> Tensor:
-    """`dy` scattered into zeros, in float32 at least: ONNX Runtime has no sum of halves on the processor."""
+def _added(op: Operators, shape: Any, indices: Any, dy: Tensor, axis: int) -> Tensor:
+    """`dy` scattered into zeros, in float32 at least: ONNX Runtime has no sum of halves on the processor.
+
+    Not with ScatterND, whose threads lose what they add to the same place at the same time.
+    """
     wide = np.result_type(dy.dtype, np.float32)
     zeros = op.Expand(np.zeros((), wide), shape)
-    scatter = getattr(op, operator)
-    return op.cast(scatter(zeros, indices, op.cast(dy, wide), reduction="add", **attributes), dy.dtype)
+    added = op.ScatterElements(zeros, indices, op.cast(dy, wide), reduction="add", axis=axis)
+    return op.cast(added, dy.dtype)
 
 
 def _without_margins(op: Operators, x: Tensor, before: Sizes, after: Sizes) -> Tensor:
