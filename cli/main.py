@@ -7,6 +7,7 @@ import typer
 
 from cnnkit.cli.manners import well_mannered
 from cnnkit.cli.operations import OperationGroup
+from cnnkit.cli.sweep import SweepGroup
 
 app = typer.Typer(
     name="cnnkit",
@@ -19,6 +20,10 @@ app = typer.Typer(
 )
 app.add_typer(
     typer.Typer(cls=OperationGroup, no_args_is_help=True, help="Run an operation over pictures."), name="run"
+)
+app.add_typer(
+    typer.Typer(cls=SweepGroup, no_args_is_help=True, help="Run an operation over a grid of options."),
+    name="sweep",
 )
 
 

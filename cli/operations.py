@@ -48,27 +48,33 @@ class OperationGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not ctx.resilient_parsing:
-            return args[0], well_mannered(real_command)(args[0]), args[1:]
+            return args[0], well_mannered(self.real_command)(args[0]), args[1:]
         from cnnkit.errors import CnnkitError
 
         try:  # a shell that completes wants no errors
-            return args[0], real_command(args[0]), args[1:]
+            return args[0], self.real_command(args[0]), args[1:]
         except CnnkitError:
             return None, None, args
 
+    def real_command(self, name: str) -> Any:
+        """The command of an operation, whose plugin is imported now."""
+        from cnnkit.host.host import default_host
 
-def real_command(name: str) -> Any:
-    """The command of an operation, whose plugin is imported now."""
-    from cnnkit.host.host import default_host
+        operation = default_host().operation(name)
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        paragraphs = inspect.cleandoc(self.help_for(operation)).split("\n\n")
+        summary = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        app.command(name, help=summary, context_settings={"help_option_names": ["-h", "--help"]})(
+            self.function(operation)
+        )
+        return typer.main.get_command(app)
 
-    operation = default_host().operation(name)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    paragraphs = inspect.cleandoc(operation.options.__doc__ or "").split("\n\n")
-    summary = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(name, help=summary, context_settings={"help_option_names": ["-h", "--help"]})(
-        _function(operation)
-    )
-    return typer.main.get_command(app)
+    def help_for(self, operation: "Operation") -> str:
+        return operation.options.__doc__ or ""
+
+    def function(self, operation: "Operation") -> Any:
+        """What the command calls; its signature is the command's."""
+        return _function(operation)
 
 
 def _function(operation: "Operation") -> Any:
@@ -87,17 +93,22 @@ def _function(operation: "Operation") -> Any:
             del given[name]
         carry_out(operation.name, options, **given)
 
-    parameters = [_parameter(operation, field) for field in fields] + list(
-        _SHARED[operation.needs == "nothing"]
-    )
-    if operation.takes != "nothing":
-        sources = typer.Argument(help=TAKES[operation.takes], metavar="SOURCE", show_default=False)
-        parameters.insert(0, _keyword("sources", Annotated[list[str], sources]))
+    shared = SHARED[operation.needs == "nothing"]
+    parameters = [*sources(operation), *(parameter(operation, field) for field in fields), *shared]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
 
 
-def _parameter(operation: "Operation", field: "Field") -> inspect.Parameter:
+def sources(operation: "Operation") -> list[inspect.Parameter]:
+    """The argument of an operation that takes something."""
+    if operation.takes == "nothing":
+        return []
+    asked = typer.Argument(help=TAKES[operation.takes], metavar="SOURCE", show_default=False)
+    return [keyword("sources", Annotated[list[str], asked])]
+
+
+def parameter(operation: "Operation", field: "Field") -> inspect.Parameter:
+    """The flag of an option, whose value is text that the operation's own options check."""
     import dataclasses
 
     remarks = [field.bounds] if field.bounds else []
@@ -108,7 +119,7 @@ def _parameter(operation: "Operation", field: "Field") -> inspect.Parameter:
     text = field.option.help + (f" ({'; '.join(remarks)})" if remarks else "")
     flag = f"{field.flag}/--no-{field.flag[2:]}" if field.kind is bool else field.flag
     completion = _COMPLETIONS[field.option.completes] if field.option.completes else _words(field.choices)
-    option = typer.Option(
+    asked = typer.Option(
         flag,
         help=text,
         metavar=field.option.metavar or _metavar(field),
@@ -117,8 +128,8 @@ def _parameter(operation: "Operation", field: "Field") -> inspect.Parameter:
         envvar=f"CNNKIT_{operation.name}_{field.name}".upper().replace("-", "_"),
         show_envvar=False,
     )
-    kind: Any = bool if field.kind is bool else str  # the rest is checked by the operation's own options
-    return _keyword(field.name, Annotated[list[kind] if field.many else kind | None, option], None)
+    kind: Any = bool if field.kind is bool else str
+    return keyword(field.name, Annotated[list[kind] if field.many else kind | None, asked], None)
 
 
 def _metavar(field: "Field") -> str | None:
@@ -138,15 +149,15 @@ def _shown(default: Any) -> str:
     return ",".join(str(item) for item in default) if isinstance(default, tuple) else str(default)
 
 
-def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+def keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _option(
+def option(
     name: str, kind: Any, help: str, default: Any = None, *flags: str, **more: Any
 ) -> inspect.Parameter:
     flags = flags or ("--" + name.replace("_", "-"),)
-    return _keyword(name, Annotated[kind, typer.Option(*flags, help=help, **more)], default)
+    return keyword(name, Annotated[kind, typer.Option(*flags, help=help, **more)], default)
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -187,45 +198,45 @@ def complete_labels(ctx: typer.Context, incomplete: str) -> list[str]:
 
 _COMPLETIONS = {"layers": complete_layers, "labels": complete_labels}
 
-_NETWORK = [
-    _option(
+NETWORK = [
+    option(
         "model", str, "a known network or an .onnx file", "", "--model", "-m",
         envvar="CNNKIT_MODEL", autocompletion=complete_model, show_default="the operation's own",
         rich_help_panel="Network",
     ),
-    _option("weights", str | None, "make the network from a file of weights, or random:SEED",
+    option("weights", str | None, "make the network from a file of weights, or random:SEED",
             rich_help_panel="Network"),
-    _option("preprocess", str | None, "caffe, tf, torch or raw, where the file does not say",
+    option("preprocess", str | None, "caffe, tf, torch or raw, where the file does not say",
             rich_help_panel="Network"),
-    _option("fit", str | None, "squash, crop or pad a picture to the input's shape",
+    option("fit", str | None, "squash, crop or pad a picture to the input's shape",
             rich_help_panel="Network"),
-    _option("filter", str | None, "resizing filter: bilinear, bilinear-plain (Keras), bicubic, …",
+    option("filter", str | None, "resizing filter: bilinear, bilinear-plain (Keras), bicubic, …",
             rich_help_panel="Network"),
-    _option("labels", str | None, "file of class names, where the network has none",
+    option("labels", str | None, "file of class names, where the network has none",
             rich_help_panel="Network"),
-    _option("input_size", str | None, "HEIGHTxWIDTH for a network that takes any size",
+    option("input_size", str | None, "HEIGHTxWIDTH for a network that takes any size",
             rich_help_panel="Network"),
 ]  # fmt: skip
-_RUN = [
-    _option("output", str | None, "a file, a folder/, or - for the picture on standard output", None,
+RUN = [
+    option("output", str | None, "a file, a folder/, or - for the picture on standard output", None,
             "--output", "-o", rich_help_panel="Output"),
-    _option("force", bool, "overwrite files that cnnkit did not write", False, "--force",
+    option("force", bool, "overwrite files that cnnkit did not write", False, "--force",
             rich_help_panel="Output"),
-    _option("skip_existing", bool, "leave out pictures that have their result", False, "--skip-existing",
+    option("skip_existing", bool, "leave out pictures that have their result", False, "--skip-existing",
             rich_help_panel="Output"),
-    _option("resume", bool, "go on from the checkpoint of an interrupted run", False, "--resume",
+    option("resume", bool, "go on from the checkpoint of an interrupted run", False, "--resume",
             rich_help_panel="Output"),
-    _option("json", bool, "print one JSON object per result", False, "--json", rich_help_panel="Output"),
-    _option("quiet", bool, "no talk on stderr but errors", False, "--quiet", "-q", rich_help_panel="Output"),
-    _option("recursive", bool, "look into the sub-folders of folders", False, "--recursive", "-r",
+    option("json", bool, "print one JSON object per result", False, "--json", rich_help_panel="Output"),
+    option("quiet", bool, "no talk on stderr but errors", False, "--quiet", "-q", rich_help_panel="Output"),
+    option("recursive", bool, "look into the sub-folders of folders", False, "--recursive", "-r",
             rich_help_panel="Running"),
-    _option("device", str, "auto, cpu or cuda", "auto", envvar="CNNKIT_DEVICE", rich_help_panel="Running"),
-    _option("threads", int | None, "processor threads", min=1, envvar="CNNKIT_THREADS",
+    option("device", str, "auto, cpu or cuda", "auto", envvar="CNNKIT_DEVICE", rich_help_panel="Running"),
+    option("threads", int | None, "processor threads", min=1, envvar="CNNKIT_THREADS",
             rich_help_panel="Running"),
-    _option("max_memory", str | None, "bound on what a batch may take, such as 2GB",
+    option("max_memory", str | None, "bound on what a batch may take, such as 2GB",
             envvar="CNNKIT_MAX_MEMORY", rich_help_panel="Running"),
-    _option("batch", int | None, "pictures or windows per run of the network; measured when absent", min=1,
+    option("batch", int | None, "pictures or windows per run of the network; measured when absent", min=1,
             rich_help_panel="Running"),
-    _option("seed", int, "of everything random", 0, min=0, rich_help_panel="Running"),
+    option("seed", int, "of everything random", 0, min=0, rich_help_panel="Running"),
 ]  # fmt: skip
-_SHARED = {False: [*_NETWORK, *_RUN], True: _RUN}
+SHARED = {False: [*NETWORK, *RUN], True: RUN}

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from cnnkit.graphs.optimizers import Clamped as Clamped
     from cnnkit.graphs.planes import Plane as Plane
     from cnnkit.graphs.planes import planes as planes
+    from cnnkit.graphs.reach import Reach as Reach
+    from cnnkit.graphs.reach import reach as reach
+    from cnnkit.graphs.reshaping import folded as folded
     from cnnkit.graphs.targets import Scores as Scores
     from cnnkit.graphs.targets import label_of as label_of
     from cnnkit.graphs.targets import last_plane as last_plane
@@ -56,7 +59,13 @@ if TYPE_CHECKING:
     from cnnkit.host.options import Option as Option
     from cnnkit.host.pull import pull as pull
     from cnnkit.host.result import Result as Result
+    from cnnkit.host.sweep import sweep as sweep
     from cnnkit.images import drawing as drawing
+    from cnnkit.images.augmentation import Augmentation as Augmentation
+    from cnnkit.images.augmentation import mixed as mixed
+    from cnnkit.images.dataset import Dataset as Dataset
+    from cnnkit.images.dataset import Split as Split
+    from cnnkit.images.dataset import manifest_of as manifest_of
     from cnnkit.images.image import Image as Image
     from cnnkit.images.preprocessing import Geometry as Geometry
     from cnnkit.images.preprocessing import Preprocessing as Preprocessing
@@ -85,6 +94,8 @@ _ROOMS = {
     "graphs.model": "Model",
     "graphs.optimizers": "Adam AdamW Averaged Clamped SGD",
     "graphs.planes": "Plane planes",
+    "graphs.reach": "Reach reach",
+    "graphs.reshaping": "folded",
     "graphs.targets": "Scores label_of last_plane resolve_targets",
     "graphs.training": "Loss",
     "host.context": "Context Settings",
@@ -96,6 +107,9 @@ _ROOMS = {
     "host.options": "Option",
     "host.pull": "pull",
     "host.result": "Result",
+    "host.sweep": "sweep",
+    "images.augmentation": "Augmentation mixed",
+    "images.dataset": "Dataset Split manifest_of",
     "images.image": "Image",
     "images.preprocessing": "Geometry Preprocessing resize_map",
     "runtime.device": "available_memory",

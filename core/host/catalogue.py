@@ -18,9 +18,9 @@ log = logging.getLogger("cnnkit")
 def known_networks() -> list[dict[str, Any]]:
     """Every network that has a name, as a JSON-able dict: those of plugins, then the others stored here.
 
-    `state` is "packaged" (comes with its plugin), "pulled", "not pulled" or "stored" (imported, or pulled
-    under another name). `path` and `bytes` are None for what is not on this machine; `download` are the
-    bytes of the published weights, None where they are not known.
+    `state` is "packaged" (comes with its plugin), "made" (from a seed, when it is needed), "pulled", "not
+    pulled" or "stored" (imported, or pulled under another name). `path` and `bytes` are None for what is not
+    on this machine; `download` are the bytes of the published weights, None where they are not known.
     """
     from cnnkit.host.host import default_host
 
@@ -36,7 +36,8 @@ def known_networks() -> list[dict[str, Any]]:
                 raise
             log.warning("left out: %s", error)
             continue
-        state = "packaged" if network.locate else "pulled" if path else "not pulled"
+        missing = "made" if network.weights else "not pulled"
+        state = "packaged" if network.locate else "pulled" if path else missing
         found.append(_entry(name, network.summary, network.licence, state, path, network))
     for name in sorted(stored.keys() - {entry["name"] for entry in found}):
         record = record_of(stored[name])
@@ -52,7 +53,7 @@ def describe(spec: "ModelSpec") -> dict[str, Any]:
 
     host = default_host()
     model = host.model(spec)
-    path = None if spec.weights else host.locate(spec.name)
+    path = None if host.weights_of(spec) else host.locate(spec.name)
     height, width = model.preprocessing.height, model.preprocessing.width
     measures = measure(model.graph, height, width)
     return {

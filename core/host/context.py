@@ -102,9 +102,12 @@ class Context:
         self._desk = desk
         self._emitted: list[Result] = []
 
-    def session(self, model: "Model") -> "Session":
-        """A forward session of `model` on the device that the user chose."""
-        return self.host.session(model, **asdict(self.settings))
+    def session(self, model: "Model", keep: bool = True) -> "Session":
+        """A forward session of `model` on the device that the user chose.
+
+        Without `keep` its memory is free again after use, unless a sweep will use it again.
+        """
+        return self.host.session(model, keep, **asdict(self.settings))
 
     def training(
         self,
@@ -158,7 +161,7 @@ class Context:
 
     def completed(self, result: Any) -> Any:
         """The result with what was emitted into memory before it."""
-        for part in self._emitted:
+        for part in reversed(self._emitted):
             result.pictures = part.pictures | result.pictures
             result.arrays = part.arrays | result.arrays
             result.files = part.files | result.files

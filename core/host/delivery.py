@@ -20,6 +20,9 @@ from cnnkit.host.options import build_options, complete, fields_of
 from cnnkit.host.paths import Destination, destination, destinations, expand, read_manifest, stem_of
 from cnnkit.host.result import jsonable
 
+SWEEP = "sweep"
+"""Stands in the manifest of a sweep where that of a job has its operation."""
+
 
 def deliver(
     job: Job,
@@ -49,13 +52,11 @@ def deliver(
             raise UsageError(f"-o - holds one picture, but there are {len(job.sources)}; give a folder/.")
         yield from execute(job, host, settings, reporter)
         return
-    plain = build_options(operation.options, job.options, lambda source: source)
-    if operation.needs != "nothing":
-        job = replace(job, model=network_of(operation, plain, job.model))
-    whole = complete(plain, job.options)
+    whole = completed(job, host)
+    job = replace(job, model=whole.model)
     left: list[tuple[Any, Destination]] = []
     for source, place in zip(job.sources, destinations(job.operation, job.sources, output), strict=True):
-        if (skip_existing or resume) and _is_done(replace(job, sources=(source,), options=whole), place):
+        if (skip_existing or resume) and is_done(replace(whole, sources=(source,)), place):
             yield Outcome(source, skipped=True)
             continue
         try:
@@ -70,6 +71,9 @@ def deliver(
     waiting = deque(place for _, place in left)
     job = replace(job, sources=tuple(source for source, _ in left))
     desks = [Desk(place, force, resume) for place in waiting]
+    if operation.takes == "nothing":
+        name = host.model(job.model).name if job.model else "cnnkit"
+        desks = [Desk(destination(name, job.operation, output), force, resume)]
     for outcome in execute(job, host, settings, reporter, desks=desks):
         place = waiting.popleft() if outcome.source is not None else _place_of_the_whole(job, outcome, output)
         result = outcome.result
@@ -105,6 +109,8 @@ def rerun(
         raise UsageError(
             f"{path} is no manifest of cnnkit (a run writes one beside its outputs, ending in .json)."
         )
+    if told["job"]["operation"] == SWEEP:
+        raise UsageError(f"{path} is of a sweep: rerun the manifest of one of its cells.")
     job = _repeatable(Job.from_json(told["job"]), host, told, path)
     suffixes = [Path(name).suffix for name in told.get("outputs", {}) if not name.endswith(".npz")]
     place = Destination(path.with_name(path.name.removesuffix(".json")), suffixes[0] if suffixes else ".png")
@@ -124,13 +130,27 @@ def rerun(
     return outcome
 
 
-def _is_done(job: Job, place: Destination) -> bool:
-    """Whether the manifest there is of the same job and all that it lists is there too."""
+def completed(job: Job, host: Host) -> Job:
+    """The job with every option, and with the network that its operation takes where it names none.
+
+    Raises UsageError for options that do not fit.
+    """
+    operation = host.operation(job.operation)
+    plain = build_options(operation.options, job.options, lambda source: source)
+    model = None if operation.needs == "nothing" else network_of(operation, plain, job.model)
+    return replace(job, model=model, options=complete(plain, job.options))
+
+
+def is_done(job: Job, place: Destination) -> bool:
+    """Whether the manifest there is of the same completed job and all that it lists is there too."""
     told = read_manifest(place.manifest)
-    if told is None or job.sources == ("-",):
+    if told is None:
         return False
     model = job.model if told["model"] else None
     asked = jsonable(replace(job, model=model).to_json())
+    options = [value if isinstance(value, list) else [value] for value in asked["options"].values()]
+    if {None, "-"} & {*asked["sources"]} or any(MEMORY in values for values in options):
+        return False  # nobody knows which picture it was
     return (
         bool(told["job"] == asked)
         and "unfinished" not in told

@@ -66,12 +66,12 @@ class Desk:
                 state = {name: saved[name] for name in saved.files}
             told = json.loads(str(state.pop(_OF)))
         except Exception:  # zipfile, numpy and json complain in many ways
-            raise UsageError(f"{self.checkpoint} is damaged; run without --resume to start anew.") from None
+            raise UsageError(f"{self.checkpoint} is damaged; delete it to start anew.") from None
         if told != self._identity:
             unlike = ", ".join(_unlike(told, self._identity)) or "the run"
             raise UsageError(
-                f"{self.checkpoint} is of another run: {unlike} differ(s); ask for the same, or run without "
-                "--resume to start anew."
+                f"{self.checkpoint} is of another run: {unlike} differ(s); ask for the same, or delete it "
+                "to start anew."
             )
         self.shown = self._written()
         return state

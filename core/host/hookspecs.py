@@ -43,7 +43,8 @@ class Network:
     `build(weights, **shape)` returns the `Model` of the second kind with the weights of a file, or with
     "random:SEED"; keywords of its own are what can be asked of the architecture (`classes`, `size`, `alpha`).
     `source` is where its published weights are and `labels` where the names of its classes are: `cnnkit
-    models pull` fetches both and keeps what `build` makes of them.
+    models pull` fetches both and keeps what `build` makes of them. A network whose own weights are random
+    says in `weights` which, "random:0", and is there without a file.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Network:
     build: Callable[..., "Model"] | None = None
     source: Source | None = None
     labels: Source | None = None
+    weights: str | None = None
 
 
 @hookspec

@@ -9,8 +9,8 @@ import inspect
 import logging
 import os
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cnnkit import API
 from cnnkit.errors import CnnkitError, ModelError, PluginError, UsageError, did_you_mean
+from cnnkit.host.keeping import Kept, as_many_as_fit
 
 if TYPE_CHECKING:
     from cnnkit.graphs.autodiff.rules import Rule
@@ -34,8 +35,6 @@ HOOKS = {
     "cnnkit.gradient_rules": "cnnkit_gradient_rules",
     "cnnkit.losses": "cnnkit_losses",
 }
-KEPT_OPEN = 4
-"""How many networks and sessions a host keeps for the next call."""
 
 log = logging.getLogger("cnnkit")
 
@@ -89,9 +88,10 @@ class Host:
         self.plugins = sorted(plugins, key=lambda plugin: (plugin.group, plugin.name, plugin.distribution))
         self._settle_names()
         self._contributions: dict[tuple[str, str], Any] = {}
-        self._models: OrderedDict[Any, Model] = OrderedDict()
-        self._sessions: OrderedDict[Any, Session] = OrderedDict()
-        self._trainings: OrderedDict[Any, TrainingSession] = OrderedDict()
+        self._models: Kept[Model] = Kept()
+        self._sessions: Kept[Session] = Kept()
+        self._trainings: Kept[TrainingSession] = Kept()
+        self._is_sweeping = False
 
     def names(self, group: str) -> list[str]:
         """The usable names of a group, sorted; imports nothing."""
@@ -129,15 +129,18 @@ class Host:
             "labels": spec.labels,
             "size": spec.size,
         }
-        if spec.weights:
-            weights = spec.weights
-            return _kept(
-                self._models,
+        if weights := self.weights_of(spec):
+            return self._models.get(
                 (spec, _stamp(Path(weights))),
                 lambda: self.build(spec.name, weights).adjusted(**said),
             )
         path = self.locate(spec.name)
-        return _kept(self._models, (spec, path, _stamp(path)), lambda: Model.load(path, **said))
+        return self._models.get((spec, path, _stamp(path)), lambda: Model.load(path, **said))
+
+    def weights_of(self, spec: "ModelSpec") -> str | None:
+        """What the network that `spec` names is made from; None for one that is a file."""
+        known = spec.name in self.names("cnnkit.models")
+        return spec.weights or (self.network(spec.name).weights if known else None)
 
     def build(self, name: str, weights: str | Path, **shape: Any) -> "Model":
         """The network `name` made from the weights of a file, or "random:SEED".
@@ -185,12 +188,17 @@ class Host:
             f"there is no network '{name}': it is neither a file nor one of {', '.join(known)}.{hint}"
         )
 
-    def session(self, model: "Model", **settings: Any) -> "Session":
-        """The session of a model under these settings; the last few are kept."""
+    def session(self, model: "Model", keep: bool = True, **settings: Any) -> "Session":
+        """The session of a model under these settings; the last few are kept.
+
+        Without `keep` it is kept in a sweep only, which will need it again.
+        """
         from cnnkit.runtime.session import Session
 
+        if not (keep or self._is_sweeping):
+            return Session(model, **settings)
         key = (id(model), *sorted(settings.items()))
-        return _kept(self._sessions, key, lambda: Session(model, **settings))
+        return self._sessions.get(key, lambda: Session(model, **settings))
 
     def training(
         self,
@@ -211,11 +219,22 @@ class Host:
         own = tuple(sorted((rules or {}).items(), key=lambda item: item[0]))
         key = (id(model), loss, tuple(wrt), tuple(taps), own, *sorted(settings.items()))
         rules = {**self.gradient_rules(), **dict(own)}
-        return _kept(
-            self._trainings,
-            key,
-            lambda: TrainingSession(model, loss, wrt, taps=taps, rules=rules, **settings),
+        return self._trainings.get(
+            key, lambda: TrainingSession(model, loss, wrt, taps=taps, rules=rules, **settings)
         )
+
+    @contextmanager
+    def sweeping(self) -> Iterator[None]:
+        """Inside, networks and sessions stay open as long as half of the memory that is free now is left."""
+        if self._is_sweeping:  # of the sweep around this one
+            yield
+            return
+        self._is_sweeping = True
+        try:
+            with as_many_as_fit(self._models, self._sessions, self._trainings):
+                yield
+        finally:
+            self._is_sweeping = False
 
     def load(self, plugin: Plugin) -> Any:
         """What a plugin contributes under its name. Raises PluginError from whatever way it fails in."""
@@ -340,6 +359,8 @@ def _of_plugin(network: "Network", make: Callable[[], Value]) -> Value:
 
 def _to_pull(network: "Network") -> str:
     """Why a network that is made from weights has no file."""
+    if network.weights:
+        return f"the network '{network.name}' is made from {network.weights} and has no file."
     if network.source is None:
         return f"nobody publishes weights for '{network.name}'; say --weights FILE or --weights random:0."
     size = f" ({network.source.size / 1e6:.0f} MB)" if network.source.size else ""
@@ -378,12 +399,3 @@ def _existing(path: Path) -> Path:
         found = "a folder" if path.is_dir() else "nothing"
         raise ModelError(f"the network {path} should be an ONNX file, but there is {found} at that path.")
     return path
-
-
-def _kept(cache: OrderedDict[Any, Value], key: Any, make: Callable[[], Value]) -> Value:
-    if key not in cache:
-        cache[key] = make()
-        while len(cache) > KEPT_OPEN:
-            cache.popitem(last=False)
-    cache.move_to_end(key)
-    return cache[key]

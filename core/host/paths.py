@@ -64,11 +64,12 @@ class Destination:
         _make_folder(self.stem.parent)
         outputs = {self.path(ending): content for ending, content in contents.items()}
         before = [self.path("").with_name(name) for name in kept or {}]
-        for path in self._left_over([*outputs, *before]):
+        for path in self._left_over(before):
             path.unlink()
         listed = {path.name: sha256(content).hexdigest() for path, content in outputs.items()}
         listed = {**(kept or {}), **listed}
-        # First the manifest: a run that is killed here leaves no file that is not known as ours.
+        # First the manifest: a run that is killed here leaves no file that is not known as ours, or that is
+        # an older one's.
         text = json.dumps({**manifest, "outputs": listed}, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomically(self.manifest, (text + "\n").encode())
         for path, content in outputs.items():
@@ -79,13 +80,11 @@ class Destination:
         """The manifest that lies here, if there is one."""
         return read_manifest(self.manifest)
 
-    def _left_over(self, outputs: Iterable[Path]) -> list[Path]:
-        """What an earlier run wrote here, as it wrote it, and this one does not write again."""
+    def _left_over(self, kept: Iterable[Path]) -> list[Path]:
+        """What an earlier run wrote here, as it wrote it, and what does not stay."""
         manifest = read_manifest(self.manifest)
         before = [self.manifest.with_name(name) for name in (manifest or {}).get("outputs", {})]
-        return [
-            path for path in before if path not in outputs and path.is_file() and _is_listed(path, manifest)
-        ]
+        return [path for path in before if path not in kept and path.is_file() and _is_listed(path, manifest)]
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ def pull(
     if labels is not None and not Path(labels).is_file():
         raise UsageError(f"there is no label file {labels}")
     network, changes = host.network(name), Changes(to, fold, float16)
-    if network.build is None:
+    if network.build is None or network.weights:
         raise UsageError(f"the network '{name}' comes with its plugin: there is nothing to pull.")
     if stored_as not in (None, name):
         checked_name(str(stored_as), host.names("cnnkit.models"))

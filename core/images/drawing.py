@@ -298,7 +298,7 @@ def contact_sheet(
     across = max(SMALLEST_TILE, (width - margin) // columns - margin)
     down = round(across * ratio)
     cells = [
-        below(text_line(name, size, across), _fitted(image.flattened().pixels, down, across), gap=size // 3)
+        below(text_line(name, size, across), fitted(image.flattened().pixels, down, across), gap=size // 3)
         for name, image in pictures
     ]
     cells += [_canvas(*cells[0].shape[:2])] * (-len(cells) % columns)
@@ -309,7 +309,7 @@ def contact_sheet(
     return Image.load(framed(sheet, margin))
 
 
-def _fitted(pixels: Pixels, down: int, across: int) -> Pixels:
+def fitted(pixels: Pixels, down: int, across: int) -> Pixels:
     """The whole picture as large as fits, at the top left of a white cell of (down, across) pixels."""
     height, width = pixels.shape[:2]
     fit = min(down / height, across / width)

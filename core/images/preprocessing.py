@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """The values that networks are trained on, under the names of `keras.applications.imagenet_utils`."""
 
 # The weights of Pillow's mode L (ITU-R 601-2), in its fixed-point numbers.
-_LUMINANCE = np.array([19595, 38470, 7471], np.float32) / np.float32(65536)
+LUMINANCE = np.array([19595, 38470, 7471], np.float32) / np.float32(65536)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Preprocessing:
         """(..., height, width, 3) in 0..255, uint8 or float, as (..., channels, height, width), or "nhwc"."""
         values = np.asarray(pixels, np.float32)
         if self.channels == "grey":
-            values = (values @ _LUMINANCE)[..., None]
+            values = (values @ LUMINANCE)[..., None]
         elif self.channels == "bgr":
             values = values[..., ::-1]
         values = (values * np.float32(self.scale) - self._mean) / self._std

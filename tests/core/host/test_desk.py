@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_run_is_refused(counting: Host, picture: Path) -
     with pytest.raises(UsageError, match=r"is of another run: start differ"):
         delivered(counting, picture, resume=True, start=2)
     (picture.parent / "photo.count.checkpoint.npz").write_bytes(b"PK\3\4 and no more")
-    with pytest.raises(UsageError, match="is damaged; run without --resume"):
+    with pytest.raises(UsageError, match="is damaged; delete it"):
         delivered(counting, picture, resume=True)
 
 
@@ -147,3 +147,29 @@ def test_an_operation_chooses_its_network(tiny_model: Model, tmp_path: Path) -> 
     assert result.data == {"model": "tiny"}
     assert result.manifest["job"]["model"]["name"] == str(path)
     assert cnnkit.run(operation, pixels, model="default").data == {"model": "default"}
+
+
+def test_what_takes_no_picture_has_a_desk_too(
+    counting: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alone(source: None, model: None, options: CountOptions, context: Context) -> Result:
+        return count(Image(np.zeros((4, 4, 3), np.uint8)), model, options, context)
+
+    operation = Operation("count", alone, CountOptions, takes="nothing", needs="nothing")
+    monkeypatch.setattr(counting, "operation", lambda name: operation)
+
+    def counted(resume: bool) -> Outcome:
+        job = Job("count", (), None, {})
+        output = f"{tmp_path}/"
+        return next(deliver(job, counting, Settings(), LogReporter(), output=output, resume=resume))
+
+    interrupted["at"] = 4
+    with pytest.raises(KeyboardInterrupt):
+        counted(resume=False)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert {"cnnkit.count.step0.png", "cnnkit.count.step3.png", "cnnkit.count.checkpoint.npz"} <= found
+    interrupted["at"] = -1
+    outcome = counted(resume=True)
+    assert outcome.unwrap().data["counted"] == [4, 5, 6, 7, 8, 9]
+    assert {path.name for path in outcome.paths} == {path.name for path in tmp_path.iterdir()}
+    assert len(outcome.paths) == 2 + len(STEPS)

@@ -184,11 +184,11 @@ def test_definitions_that_cannot_be_used() -> None:
 def test_reserved_words_are_those_of_every_run() -> None:
     import inspect
 
-    from cnnkit.cli.operations import _SHARED
+    from cnnkit.cli.operations import SHARED
     from cnnkit.host.jobs import run
 
     python = {
         name for name, kind in inspect.signature(run).parameters.items() if kind.kind.name != "VAR_KEYWORD"
     }
-    shell = {parameter.name for shared in _SHARED.values() for parameter in shared}
+    shell = {parameter.name for shared in SHARED.values() for parameter in shared}
     assert python | shell <= RESERVED
