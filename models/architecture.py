@@ -147,6 +147,15 @@ class Architecture:
         weights = [self._parameter(name, "batch_normalization", v, (x.shape[1],)) for v in variables]
         return self._layer(name, self._op.BatchNormalization(x, *weights, epsilon=epsilon, name=name))
 
+    def normalised(self, x: Value, name: str, filters: int, kernel: int) -> Value:
+        """A convolution, its batch norm and its ReLU as one layer."""
+        weights = self._parameter(name, "conv2d", "kernel", (kernel, kernel, x.shape[1], filters))
+        x = self._op.Conv(x, weights, **_window(kernel, 1, "same"), name=f"{name}/conv")
+        variables = "gamma", "beta", "moving_mean", "moving_variance"
+        norm = [self._parameter(name, "batch_normalization", variable, (filters,)) for variable in variables]
+        x = self._op.BatchNormalization(x, *norm, epsilon=1e-3, name=f"{name}/norm")
+        return self._layer(name, self._activation(x, name, "relu"))
+
     def activation(self, x: Value, name: str, activation: str) -> Value:
         """relu, relu6 or softmax as a layer of its own."""
         return self._layer(name, self._activation(x, name, activation))
@@ -166,6 +175,10 @@ class Architecture:
     def add(self, x: Value, y: Value, name: str) -> Value:
         """Add."""
         return self._layer(name, self._op.Add(x, y, name=name))
+
+    def concatenate(self, values: Sequence[Value], name: str) -> Value:
+        """Concatenate, of the channels."""
+        return self._layer(name, self._op.Concat(*values, axis=1, name=name))
 
     def global_average_pool(self, x: Value, name: str) -> Value:
         """GlobalAveragePooling2D: (batch, channels)."""

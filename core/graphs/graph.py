@@ -1,6 +1,7 @@
 """`Graph`: a checked ONNX graph with a picture as its input."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,8 @@ from onnx import helper, numpy_helper
 from cnnkit.errors import ModelError
 from cnnkit.graphs.builder import needed_nodes
 from cnnkit.graphs.checking import check_model
+from cnnkit.graphs.layers import LAYERS_KEY, find_layers, layers_of, parts_of, read_by
 from cnnkit.graphs.layers import Layer as Layer
-from cnnkit.graphs.layers import find_layers, layers_of, parts_of, read_by
 from cnnkit.graphs.loading import Files, array_of, is_elsewhere, read_skeleton
 from cnnkit.graphs.saving import serialised
 
@@ -179,6 +180,16 @@ class Graph:
         declared = {value.name: value for value in [*graph.value_info, *graph.output, picture_input(graph)]}
         part.graph.output.extend(declared.get(name) or onnx.ValueInfoProto(name=name) for name in names)
         return Graph(part, self.files)
+
+    def with_layers(self, tensors: Mapping[str, str]) -> "Graph":
+        """The graph whose layers are these tensors, as far as it has them, under these names."""
+        changed = onnx.ModelProto()
+        changed.CopyFrom(self.skeleton)
+        metadata = {entry.key: entry.value for entry in changed.metadata_props}
+        del changed.metadata_props[:]
+        listed = [[name, tensor] for name, tensor in tensors.items() if tensor in self.producers]
+        helper.set_model_props(changed, metadata | {LAYERS_KEY: json.dumps(listed)})
+        return Graph(changed, self.files)
 
     @cached_property
     def sha256(self) -> str:

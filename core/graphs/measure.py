@@ -1,7 +1,6 @@
 """Counting: output shapes, parameters, multiply-accumulates and memory of a graph, without running it."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,13 +19,15 @@ class LayerMeasure:
     """What one layer costs.
 
     `shape` is that of its output, as in the graph; `macs` are the multiply-accumulates of the whole batch.
-    Both are None where they cannot be known without running.
+    Both are None where they cannot be known without running. `weights` are the names of its own weights and
+    statistics, that no layer before it reads.
     """
 
     layer: Layer
     shape: Shape | None
     parameters: int
     macs: int | None
+    weights: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,23 @@ def measure(graph: Graph, height: int | None = None, width: int | None = None, b
     known = infer_shapes(graph, height, width, batch)
     weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.skeleton.graph.initializer}
     trained = _trained(graph)
-    parameters: Counter[int] = Counter()
+    owned: dict[int, tuple[str, ...]] = {}
     macs: dict[int, int | None] = {}
     counted: set[str] = set()
     for part in graph.parts:
-        mine = [name for name in trained.get(part.tensor, ()) if name not in counted]
+        mine = dict.fromkeys(name for name in trained.get(part.tensor, ()) if name not in counted)
         counted.update(mine)
-        parameters[part.index] += sum(weights[name] for name in mine)
+        owned[part.index] = owned.get(part.index, ()) + tuple(mine)
         before, own = macs.get(part.index, 0), _macs(graph.producers[part.tensor], known)
         macs[part.index] = None if before is None or own is None else before + own
     rows = [
-        LayerMeasure(layer, known[layer.tensor].shape, parameters[layer.index], macs[layer.index])
+        LayerMeasure(
+            layer,
+            known[layer.tensor].shape,
+            sum(weights[name] for name in owned[layer.index]),
+            macs[layer.index],
+            owned[layer.index],
+        )
         for layer in graph.layers
     ]
     items = graph.batch or batch

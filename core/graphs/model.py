@@ -1,8 +1,8 @@
 """`Model`: a graph, and what one must know to feed it a picture and to read its answer."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from cnnkit.images.preprocessing import Preprocessing
 class Model:
     """A network that takes a picture.
 
-    `labels` are empty when nobody gave any. `origin` says where its weights come from, `source` which file
-    it was read from. `assumptions` are sentences for the user: what was assumed because the file does not
-    say it.
+    `labels` are empty when nobody gave any. `origin` says where its weights come from, `training` how they
+    were trained, JSON-able, `source` which file it was read from. `assumptions` are sentences for the user:
+    what was assumed because the file does not say it.
     """
 
     graph: Graph
@@ -36,6 +36,7 @@ class Model:
     name: str = "model"
     licence: str = ""
     origin: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
     assumptions: tuple[str, ...] = ()
 
@@ -111,7 +112,8 @@ class Model:
     @property
     def metadata(self) -> dict[str, str]:
         """What an ONNX file says of the network beside its graph."""
-        return {
+        told = {"cnnkit.training": json.dumps(self.training)} if self.training else {}
+        return told | {
             "cnnkit.name": json.dumps(self.name),
             "cnnkit.licence": json.dumps(self.licence),
             "cnnkit.origin": json.dumps(self.origin),
@@ -205,6 +207,7 @@ def _assemble(
         name=name or str(metadata.get("name") or (source.stem if source else "model")),
         licence=str(metadata.get("licence", "")),
         origin=str(metadata.get("origin", "")),
+        training=_training(metadata.get("training", {})),
         source=source,
         assumptions=tuple(assumptions),
     )
@@ -229,6 +232,12 @@ def _metadata(graph: Graph) -> dict[str, Any]:
             except (ValueError, RecursionError):
                 raise ModelError(f"the metadata '{entry.key}' of the model are damaged: no JSON") from None
     return found
+
+
+def _training(values: Any) -> Mapping[str, Any]:
+    if not isinstance(values, dict):
+        raise ModelError("the metadata 'cnnkit.training' of the model are damaged: no object")
+    return values
 
 
 def _read_preprocessing(values: Any) -> Preprocessing:

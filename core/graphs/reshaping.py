@@ -1,9 +1,8 @@
 """Networks made of networks: cut at a layer, with batch norms folded, with weights of half the size."""
 
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from cnnkit.errors import ModelError, UsageError
 from cnnkit.graphs import targets
 from cnnkit.graphs.builder import declaration, declared_shape
 from cnnkit.graphs.graph import Graph
-from cnnkit.graphs.layers import LAYERS_KEY, Layer, read_by
+from cnnkit.graphs.layers import read_by
 from cnnkit.graphs.loading import array_of
 from cnnkit.graphs.measure import infer_shapes
 from cnnkit.graphs.model import Model
@@ -40,7 +39,8 @@ def cut(model: Model, layer: str) -> Model:
     if not graph.skeleton.graph.output[0].type.tensor_type.HasField("shape"):
         graph.skeleton.graph.output[0].CopyFrom(_declaration(graph, end.tensor))
     labels = model.labels if targets.holds_scores(model.graph, end.tensor) else ()
-    return replace(model, graph=_listing(graph, [*model.layers, end]), labels=labels, source=None)
+    names = {layer.name: layer.tensor for layer in [*model.layers, end]}
+    return replace(model, graph=graph.with_layers(names), labels=labels, source=None)
 
 
 def folded(model: Model) -> Model:
@@ -80,7 +80,8 @@ def folded(model: Model) -> Model:
             made.append(name)
         instead[tensor] = _joined(layer, norm, made)
     result = graph.rebuilt([instead.get(node.output[0], node) for node in nodes], weights.values(), outputs)
-    return replace(model, graph=_listing(result, model.layers), source=None)
+    names = {layer.name: layer.tensor for layer in model.layers}
+    return replace(model, graph=result.with_layers(names), source=None)
 
 
 def stored_as_float16(model: Model) -> Model:
@@ -114,15 +115,6 @@ def stored_as_float16(model: Model) -> Model:
         reading.input[:] = [cast.get(name, name) for name in node.input]
         nodes.append(reading)
     return replace(model, graph=graph.rebuilt(nodes, weights.values(), outputs), source=None)
-
-
-def _listing(graph: Graph, layers: Iterable[Layer]) -> Graph:
-    """The graph with metadata that list those of the layers that it still has."""
-    kept = dict.fromkeys((layer.name, layer.tensor) for layer in layers if layer.tensor in graph.producers)
-    metadata = {entry.key: entry.value for entry in graph.skeleton.metadata_props}
-    del graph.skeleton.metadata_props[:]
-    helper.set_model_props(graph.skeleton, metadata | {LAYERS_KEY: json.dumps(list(kept))})
-    return graph
 
 
 def _declaration(graph: Graph, name: str) -> onnx.ValueInfoProto:

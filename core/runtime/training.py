@@ -95,7 +95,10 @@ class TrainingSession:
         if isinstance(rewrites, str) and rewrites not in ("none", "measured"):
             raise UsageError(f"rewrites are 'none' or 'measured', not '{rewrites}'")
         providers(device)  # refuses a device that is not there
-        self._random = np.random.default_rng(seed)
+        self.random = np.random.default_rng(seed)
+        """What dropouts draw from."""
+        self.tapped: dict[str, NDArray[Any]] = {}
+        """The values of the tapped layers at the last step."""
         self._device, self._threads = device, threads
         self._rewrites, self._max_memory = rewrites, max_memory
         self._state: dict[str, Any] = {}
@@ -161,6 +164,7 @@ class TrainingSession:
             self._state[name], self._spare[name] = self._spare[name], self._state[name]
         for name, after in graph.statistics.items():
             self._state[name], self._gradients[after] = self._gradients[after], self._state[name]
+        self.tapped = {name: values[tensor] for name, tensor in graph.taps.items()}
         return {name: float(values[tensor]) for name, tensor in graph.losses.items()}
 
     def read(self, name: str) -> NDArray[Any]:
@@ -180,7 +184,7 @@ class TrainingSession:
 
     def save(self, path: str | Path) -> Path:
         """Write state and random state to an .npz file, from which `restore` goes on bit for bit."""
-        random = json.dumps(self._random.bit_generator.state)
+        random = json.dumps(self.random.bit_generator.state)
         content = io.BytesIO()
         arrays = {f"{_STATE}{name}": self.read(name) for name in self.state}
         np.savez(content, **arrays, **{_RANDOM_STATE: np.array(random)})  # type: ignore[arg-type]
@@ -211,14 +215,18 @@ class TrainingSession:
                 )
         for name, array in found.items():
             self.write(name, array)
-        self._random = random
+        self.random = random
 
-    def trained(self) -> Model:
-        """The network, as it was given, with the present weights and statistics in it."""
+    def trained(self, slot: str = "") -> Model:
+        """The network, as it was given, with the present weights and statistics in it.
+
+        `slot` names what an optimizer remembers in place of a weight: "average" of `Averaged`.
+        """
         proto = self.model.graph.proto
         for tensor in proto.graph.initializer:
-            if tensor.name in self.graph.state:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(self.read(tensor.name), tensor.name))
+            held = f"{tensor.name}/{slot}" if slot and tensor.name in self.parameters else tensor.name
+            if held in self.graph.state:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(self.read(held), tensor.name))
         return replace(self.model, graph=Graph.of(proto))
 
     def export(self, path: str | Path) -> Path:
@@ -302,7 +310,7 @@ class TrainingSession:
         batch = len(arrays[picture]) if picture in arrays and arrays[picture].ndim else 1
         for name, (dropped, ratio) in graph.masks.items():
             if name in run.inputs and name not in arrays:
-                arrays[name] = self._random.random(dropped.shape_for(batch)) >= ratio
+                arrays[name] = self.random.random(dropped.shape_for(batch)) >= ratio
         return arrays
 
     def _known(self, name: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cnnkit.plugins.synthesis.interrupting import whole
+from cnnkit.plugins.interrupting import whole
 
 
 @pytest.mark.parametrize("times", [1, 2])

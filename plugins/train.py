@@ -1,0 +1,379 @@
+"""Training: a classifier of one's own pictures, from a network that has learned others, or from nothing.
+
+`training/surgery.py` puts a new head on the network, `training/learner.py` says what of it learns, and
+`training/course.py` teaches it.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnkit import (
+    SGD,
+    Adam,
+    AdamW,
+    Averaged,
+    Context,
+    Dataset,
+    Model,
+    Operation,
+    Result,
+    folded,
+    hookimpl,
+    manifest_of,
+    schedules,
+)
+from cnnkit.plugins.interrupting import whole
+from cnnkit.plugins.synthesis.probe import duration
+from cnnkit.plugins.training import record
+from cnnkit.plugins.training.course import Course, Plan, Row
+from cnnkit.plugins.training.feeding import Feeder
+from cnnkit.plugins.training.learner import HeadAlone, Learner, WholeNetwork
+from cnnkit.plugins.training.options import TrainOptions
+from cnnkit.plugins.training.sets import readable, sets, sheet
+from cnnkit.plugins.training.surgery import Weights, weights_of, with_head
+
+BATCH = 32
+CHECKPOINT = 30.0
+"""Seconds between two checkpoints."""
+EPOCHS = {"frozen": 20, "fine-tuned": 10, "scratch": 30}
+RATES = {"frozen": 1e-3, "fine-tuned": 1e-5, "scratch": 1e-3}
+"""Of Adam, as Keras' guide to transfer learning has them."""
+SGD_FACTOR = 10.0
+MOMENTUM = 0.9
+DECAY = 0.05
+"""Of AdamW."""
+DEFAULT_SIZE = 224
+FEWEST_STEPS = 4
+"""Of a schedule that goes up and down."""
+
+
+def train(folder: Path, model: Model, options: TrainOptions, context: Context) -> Result:
+    """See `TrainOptions`.
+
+    Files: "onnx" the network at its best epoch and "last.onnx" as it ended, "history.csv", "curves.png" and
+    "split.csv". Pictures: "pictures" and, where they are augmented, "augmented".
+    """
+    training = Training(folder, model, options, context)
+    try:
+        training.go()
+    except KeyboardInterrupt:
+        training.keep()
+        raise
+    return training.result()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A course of its own: what of the network learns, for how long, and how.
+
+    `first` is the layer from which on it learns: "" for all, None for the head alone.
+    """
+
+    name: str
+    epochs: int
+    rate: float
+    first: str | None
+    batch_norm: bool = False
+
+
+def phases(options: TrainOptions, knows: bool) -> list[Phase]:
+    """Of a way; `knows` says that the network's own head is for these classes already."""
+    way = options.way
+    epochs = options.epochs or EPOCHS[way]
+    factor = SGD_FACTOR if options.optimizer == "sgd" else 1.0
+    rate = options.rate or factor * RATES[way]
+    if way == "frozen":
+        return [Phase("frozen", epochs, rate, None)]
+    if way == "scratch":
+        return [Phase("scratch", epochs, rate, "", batch_norm=True)]
+    first = options.head_epochs if options.head_epochs is not None else 0 if knows else EPOCHS["frozen"]
+    head = [Phase("frozen", first, factor * RATES["frozen"], None)] if first else []
+    return [*head, Phase("fine-tuned", epochs, rate, options.from_layer or "")]
+
+
+class Training:
+    """A network that is being trained, phase after phase."""
+
+    def __init__(self, folder: Path, model: Model, options: TrainOptions, context: Context) -> None:
+        self.options, self.context = options, context
+        self.others = [record.read(path) for path in options.beside]
+        split = sets(folder, options, context)
+        base = _sized(model, context)
+        knows = base.labels == split.train.classes and options.way != "scratch"
+        self.phases = phases(options, knows)
+        random = np.random.default_rng(context.seed)
+        self.model = base if knows else with_head(base, split.train.classes, random)
+        self.batch = context.settings.batch or BATCH
+        threads, unit = context.settings.threads or 2, self.model.preprocessing
+        self.pictures = readable(
+            Feeder(split.train, unit, options.augmentation, context.seed, threads), options, context
+        )
+        self.validation = readable(Feeder(split.validation, unit, threads=threads), options, context)
+        self._earlier: list[Row] = []
+        self._number = 0
+        self._course: Course | None = None
+        self._begun = time.monotonic()
+
+    @property
+    def phase(self) -> Phase:
+        return self.phases[self._number]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of all phases so far."""
+        return self._earlier + (self._course.rows if self._course else [])
+
+    def go(self) -> None:
+        """To the end, from the checkpoint where the user asks for it."""
+        state = self.context.restore()
+        if state:
+            self._number = int(state["phase"])
+            self._earlier = [Row(*row) for row in json.loads(str(state["earlier"]))]
+        while True:
+            course = self._course = self._made(self.phase)
+            if state:
+                course.take_up(state)
+                state = None
+            self._teach(course)
+            if self._number + 1 == len(self.phases):
+                return
+            self._earlier += course.rows
+            self.model = course.model(best=True)
+            self._number, self._course = self._number + 1, None
+
+    def keep(self) -> None:
+        """What there is after an interruption, and what is needed to go on."""
+        if self._course and self._course.rows:
+            self._save(self._course)
+            self.context.emit(self.result())
+
+    def _made(self, phase: Phase) -> Course:
+        """The course of a phase, at its beginning."""
+        options = self.options
+        weights = weights_of(self.model, phase.first)
+        self.context.say(_described(phase, weights))
+        optimizer = _optimizer(options, phase)
+        learner: Learner
+        if phase.first is None and not options.augmentation:
+            learner = HeadAlone(self.model, optimizer, self.context, self.pictures, self.validation)
+        else:
+            trained = [name for layer in weights for name in layer.trained]
+            learner = WholeNetwork(
+                self.model, trained, optimizer, self.context, self.pictures, self.validation, phase.batch_norm
+            )
+        steps = phase.epochs * -(-len(self.pictures.dataset) // self.batch)
+        plan = Plan(
+            phase.epochs,
+            self.batch,
+            _schedule(options, phase, steps),
+            self.context.seed,
+            options.smoothing,
+            _class_weights(self.pictures.dataset) if options.class_weights == "balanced" else None,
+            options.mixup,
+            options.patience,
+            "average" if options.average else "",
+        )
+        return Course(phase.name, learner, plan, self.pictures.dataset, self.validation.dataset)
+
+    def _teach(self, course: Course) -> None:
+        saved, told = time.monotonic(), len(course.rows)
+        left = (self.phase.epochs - len(course.rows)) * course.steps_per_epoch
+        for _ in self.context.progress(whole(course.steps()), left, lambda: _label(course)):
+            if len(course.rows) > told:
+                told = len(course.rows)
+                self.context.say(_line(course.rows[-1], self.phase))
+            if time.monotonic() - saved > CHECKPOINT:
+                self._save(course)
+                saved = time.monotonic()
+
+    def _save(self, course: Course) -> None:
+        earlier = np.array(json.dumps(self._earlier))
+        self.context.save(course.state() | {"phase": np.array(self._number), "earlier": earlier})
+
+    def result(self) -> Result:
+        """Of a training with an epoch at least."""
+        course, options = self._course, self.options
+        assert course and course.best_row
+        best, last = (self._finished(course.model(best), options) for best in (True, False))
+        made = Result({"pictures": sheet(self.pictures, augmented=False)})
+        if options.augmentation:
+            made.pictures["augmented"] = sheet(self.pictures, augmented=True)
+        named = {"train": self.pictures.dataset, "validation": self.validation.dataset}
+        made.files = {
+            "onnx": b"".join(best.serialised()),
+            "last.onnx": b"".join(last.serialised()),
+            "history.csv": record.table(self.rows),
+            "curves.png": record.curves([*self.others, self.rows]),
+            "split.csv": manifest_of(named).encode(),
+        }
+        made.data = self._data(course)
+        made.text = _summary(made.data)
+        return made
+
+    def _finished(self, model: Model, options: TrainOptions) -> Model:
+        """The network with what a user of it wants to know."""
+        model = folded(model) if options.fold else model
+        return replace(
+            model,
+            name=f"{self.model.name}-{self.pictures.dataset.root.name}",
+            origin=f"trained by cnnkit on {self.pictures.dataset.root.name}, from {self.model.name}",
+            training=self._told(),
+        )
+
+    def _told(self) -> dict[str, Any]:
+        """The training record: JSON-able, without paths of this machine."""
+        options = asdict(self.options)
+        for name in ("validation_folder", "classes", "beside"):
+            del options[name]
+        best = self._course.best_row if self._course else None
+        return {
+            "options": options,
+            "seed": self.context.seed,
+            "batch": self.batch,
+            "pictures": len(self.pictures.dataset),
+            "validated_with": len(self.validation.dataset),
+            "phases": [asdict(phase) for phase in self.phases],
+            "best": best._asdict() if best else None,
+            "epochs": [row._asdict() for row in self.rows],
+        }
+
+    def _data(self, course: Course) -> dict[str, Any]:
+        assert course.best_row
+        return {
+            "validation_accuracy": course.best_row.validation_accuracy,
+            "validation_loss": course.best_row.validation_loss,
+            "best_epoch": course.best_row.epoch,
+            "best_phase": course.best_row.phase,
+            "epochs": len(self.rows),
+            "stopped": course.ended or "interrupted",
+            "seconds": sum(row.seconds for row in self.rows),
+            "pictures": len(self.pictures.dataset),
+            "validated_with": len(self.validation.dataset),
+            "phases": [asdict(phase) for phase in self.phases],
+            "classes": list(self.pictures.dataset.classes),
+            "counts": {
+                "train": self.pictures.dataset.counts,
+                "validation": self.validation.dataset.counts,
+            },
+            "weights": [
+                {"layer": row.layer, "trainable": row.trainable, "frozen": row.frozen}
+                for row in weights_of(self.model, self.phase.first)
+            ],
+        }
+
+
+# What a person asks for, made of what there is
+
+
+def _sized(model: Model, context: Context) -> Model:
+    """The network with one input size. Networks that take any are trained at DEFAULT_SIZE."""
+    unit = model.preprocessing
+    if unit.height and unit.width:
+        return model
+    context.say(f"{model.name} takes any size: trained at {DEFAULT_SIZE}; say --input-size otherwise")
+    return replace(model, preprocessing=replace(unit, height=DEFAULT_SIZE, width=DEFAULT_SIZE))
+
+
+@dataclass(frozen=True)
+class KernelDecay:
+    """An optimizer whose weight decay leaves vectors alone: biases and batch norms do not overfit."""
+
+    optimizer: Any
+
+    @property
+    def settings(self) -> Any:
+        return self.optimizer.settings
+
+    def slots(self, parameter: Any) -> Any:
+        return self.optimizer.slots(parameter)
+
+    def update(self, op: Any, parameter: Any, *others: Any) -> Any:
+        kind = self.optimizer if parameter.rank > 1 else replace(self.optimizer, weight_decay=0.0)
+        return kind.update(op, parameter, *others)
+
+
+def _optimizer(options: TrainOptions, phase: Phase) -> Any:
+    name = options.optimizer or ("adamw" if phase.name == "scratch" else "adam")
+    decay = options.weight_decay
+    if decay is None:
+        decay = DECAY if name == "adamw" else 0.0
+    made: Any = {
+        "adam": Adam(epsilon=1e-7, epsilon_as="keras", weight_decay=decay),
+        "adamw": AdamW(weight_decay=decay),
+        "sgd": SGD(momentum=MOMENTUM, nesterov=True, weight_decay=decay),
+    }[name]
+    made = KernelDecay(made)
+    return Averaged(made, options.average) if options.average else made
+
+
+def _schedule(options: TrainOptions, phase: Phase, steps: int) -> schedules.Schedule:
+    name = options.schedule or ("one-cycle" if phase.name == "scratch" else "constant")
+    if name == "constant" or steps < FEWEST_STEPS:
+        return lambda step: phase.rate
+    shape = schedules.cosine if name == "cosine" else schedules.one_cycle
+    return shape(phase.rate, steps)
+
+
+def _class_weights(dataset: Dataset) -> NDArray[np.float32]:
+    """N / (classes · pictures of the class): scikit-learn's "balanced"."""
+    counts = np.array(list(dataset.counts.values()), np.float32)
+    return np.asarray(len(dataset) / (len(counts) * np.maximum(counts, 1)), np.float32)
+
+
+# What is said
+
+
+def _described(phase: Phase, weights: Sequence[Weights]) -> str:
+    """The layers with weights, and how many numbers of each learn."""
+    wide = max(len(row.layer) for row in weights)
+    lines = [
+        f"  {row.layer:<{wide}}  {row.operator:<18} {row.output:>14} {row.trainable:>12,} {row.frozen:>12,}"
+        for row in weights
+    ]
+    trainable, frozen = sum(row.trainable for row in weights), sum(row.frozen for row in weights)
+    head = f"  {'layer':<{wide}}  {'operator':<18} {'output':>14} {'trainable':>12} {'frozen':>12}"
+    what = (
+        f"{phase.name}: {trainable:,} numbers learn, {frozen:,} stay; {phase.epochs} epochs at {phase.rate:g}"
+    )
+    return "\n".join([head, *lines, what])
+
+
+def _label(course: Course) -> str:
+    if not course.rows:
+        return "epoch 1"
+    row = course.rows[-1]
+    return f"epoch {row.epoch + 1}: {row.validation_accuracy:.1%} so far"
+
+
+def _line(row: Row, phase: Phase) -> str:
+    return (
+        f"{phase.name} {row.epoch}/{phase.epochs}: loss {row.loss:.4f}, accuracy {row.accuracy:.1%}; "
+        f"validation {row.validation_loss:.4f}, {row.validation_accuracy:.1%}; "
+        f"{row.pictures_per_second:.0f} pictures/s"
+    )
+
+
+def _summary(data: dict[str, Any]) -> str:
+    return (
+        f"{len(data['classes'])} classes, {data['pictures']} pictures, {data['epochs']} epochs in "
+        f"{duration(data['seconds'])}; {data['stopped']}\n"
+        f"  best: {data['best_phase']} epoch {data['best_epoch']}, validation accuracy "
+        f"{data['validation_accuracy']:.1%} of {data['validated_with']}, loss {data['validation_loss']:.4f}"
+    )
+
+
+def network(options: TrainOptions) -> str:
+    """What is trained where the user names none."""
+    return "small-vgg" if options.way == "scratch" else "default"
+
+
+@hookimpl
+def cnnkit_operations() -> list[Operation]:
+    return [Operation("train", train, TrainOptions, takes="folder", network=network)]
