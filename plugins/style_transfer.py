@@ -11,10 +11,8 @@ import numpy as np
 
 from cnnkit import (
     Context,
-    Host,
     Image,
     Model,
-    ModelError,
     Operation,
     Reason,
     Result,
@@ -22,17 +20,20 @@ from cnnkit import (
     drawing,
     hookimpl,
 )
-from cnnkit.plugins.synthesis import objective as objectives
-from cnnkit.plugins.synthesis.choosing import LAYERS, chosen, shared
+from cnnkit.plugins.synthesis.choosing import LAYERS, chosen, or_default, shared
 from cnnkit.plugins.synthesis.coefficients import explained, planes_of_vgg
+from cnnkit.plugins.synthesis.colours import ContentColours
+from cnnkit.plugins.synthesis.deviations import deviations
 from cnnkit.plugins.synthesis.easel import Easel
 from cnnkit.plugins.synthesis.eye import eye
 from cnnkit.plugins.synthesis.loop import Array
 from cnnkit.plugins.synthesis.options import StyleTransferOptions, recipe_of
 from cnnkit.plugins.synthesis.presets import PRESETS
-from cnnkit.plugins.synthesis.probe import probe
+from cnnkit.plugins.synthesis.probe import duration, probe
+from cnnkit.plugins.synthesis.regions import Regions, checked
 from cnnkit.plugins.synthesis.run import Run
 from cnnkit.plugins.synthesis.stages import sized, stages
+from cnnkit.plugins.synthesis.strip import Strip
 
 
 def style_transfer(picture: Image, model: Model, options: StyleTransferOptions, context: Context) -> Result:
@@ -41,13 +42,16 @@ def style_transfer(picture: Image, model: Model, options: StyleTransferOptions, 
     Pictures: "" the one of the lowest loss, or the mean of the last ones where the recipe averages; "last"
     where it is another; "step0100" and so on; "features-content", "-style" and "-result". Files: losses.csv,
     losses.png and run.gif. `data` has the recipe, the coefficients in the unit of `recipe.py`, and how near
-    the result comes.
+    the result comes. Of a strip "" is the strip, and each blend has its own: "blend050", "blend050.last",
+    blend050.losses.csv.
     """
     if options.explain:
         return _explanation(picture, options)
     task = easel(picture, model, options, context)
     if options.dry_run:
         return _forecast(task, options)
+    if options.strip:
+        return _strip(task, options, options.strip)
     run = Run(task, options.seconds, options.snapshots, options.animation)
     if state := context.restore():
         run.take_up(state)
@@ -65,6 +69,10 @@ def easel(picture: Image, model: Model, options: StyleTransferOptions, context: 
     """Everything that is ready before the first iteration. Raises UsageError for what does not fit."""
     if not options.style:
         raise UsageError("--style must be given: a picture whose style is taken.")
+    if options.strip and len(options.style) < 2:
+        raise UsageError("--strip goes from one style to the next: give --style twice or more.")
+    if options.strip and options.style_weights:
+        raise UsageError("--strip goes through all shares: leave out --style-weights.")
     shares = options.style_weights or (1.0,) * len(options.style)
     if len(shares) != len(options.style):
         raise UsageError(
@@ -76,18 +84,55 @@ def easel(picture: Image, model: Model, options: StyleTransferOptions, context: 
         context.say("the default network paints; vgg19-notop paints better: cnnkit models pull vgg19-notop")
     for sentence in said:
         context.say(f"{model.name}: {sentence}")
+    colours = content_colours(picture, options)
+    content, styles = colours.painted(options.style) if colours else (picture, options.style)
     task = Easel(
-        picture, options.style, shares, options.start_picture, model, eye(model, recipe), recipe, context
+        content,
+        styles,
+        shares,
+        options.start_picture,
+        model,
+        eye(model, recipe),
+        recipe,
+        context,
+        colours,
+        regions_of(picture, options),
     )
     task.planes(task.size)
     return task
+
+
+def regions_of(picture: Image, options: StyleTransferOptions) -> Regions:
+    """Raises UsageError for masks that do not fit."""
+    if options.mask and options.strip:
+        raise UsageError("--strip makes one style of two, and --mask keeps them apart: leave one out.")
+    painted = checked(options.mask, [picture] * len(options.style), "--mask")
+    return Regions(painted, checked(options.style_mask, options.style, "--style-mask"), options.mask_mode)
+
+
+def content_colours(picture: Image, options: StyleTransferOptions) -> ContentColours | None:
+    """Raises UsageError where it is said when, but not what."""
+    if options.colours:
+        return ContentColours(picture, options.colours, options.colours_when or "before")
+    if options.colours_when:
+        raise UsageError("--colours-when says when, but not what: say --colours too, or leave it out.")
+    return None
+
+
+def _strip(task: Easel, options: StyleTransferOptions, count: int) -> Result:
+    seconds = None if options.seconds is None else options.seconds / count
+
+    def run_of(name: str, blend: Easel) -> Run:
+        return Run(blend, seconds, options.snapshots, options.animation, name)
+
+    return Strip(task, count, run_of, lambda blend, run: result(blend, run, options)).go()
 
 
 def result(task: Easel, run: Run, options: StyleTransferOptions) -> Result:
     """Of a run that has made a move at least."""
     synthesis = run.synthesis
     last = synthesis.x
-    main = last if task.recipe.average or synthesis.best is None else synthesis.best.x
+    main = synthesis.best_x
     made = Result({"": task.picture(main)})
     if not np.array_equal(main, last):
         made.pictures["last"] = task.picture(last)
@@ -131,34 +176,6 @@ def _data(task: Easel, run: Run, main: Array, options: StyleTransferOptions) -> 
     }
 
 
-def deviations(task: Easel, x: Array) -> dict[str, dict[str, float]]:
-    """By layer: "gram_error" Σ(G - A)²/ΣA², of several styles the mean; "content_error" Σ(F - P)²/ΣP²."""
-    size, watched = task.size_of(x), task.objective
-    feeds = task.feeds(size)
-    layers = [*watched.style, *watched.content]
-    found = objectives.features(task.eye, layers, x, task.context)
-
-    def relative(value: Array, target: Array) -> float:
-        return float(
-            np.square(value - target, dtype=np.float64).sum() / np.square(target, dtype=np.float64).sum()
-        )
-
-    grams = {layer: objectives.gram(found[layer]) for layer in watched.style}
-    return {
-        "gram_error": {
-            layer: float(
-                np.mean(
-                    [relative(gram, feeds[f"style/{layer}/{number}"]) for number in range(watched.styles)]
-                )
-            )
-            for layer, gram in grams.items()
-        },
-        "content_error": {
-            layer: relative(found[layer], feeds[f"content/{layer}"]) for layer in watched.content
-        },
-    }
-
-
 # What is said
 
 
@@ -171,7 +188,9 @@ def told(task: Easel, data: dict[str, Any], seconds: float) -> str:
         f"{duration(seconds)}; {data['stopped']}"
     ]
     for layer, error in data["gram_error"].items():
-        lines.append(f"  style {layer}: loss {_loss(data, 'style', layer)}, Gram matrix off by {error:.1%}")
+        each = [f"{region['gram_error'][layer]:.1%}" for region in data.get("regions", ())]
+        off = f"matrices in the regions off by {', '.join(each)}" if each else f"matrix off by {error:.1%}"
+        lines.append(f"  style {layer}: loss {_loss(data, 'style', layer)}, Gram {off}")
     for layer, error in data["content_error"].items():
         lines.append(f"  content {layer}: loss {_loss(data, 'content', layer)}, features off by {error:.1%}")
     return "\n".join([*lines, f"  total: {drawing.compact(data['losses']['total'])}"])
@@ -181,21 +200,14 @@ def _loss(data: dict[str, Any], part: str, layer: str) -> str:
     return drawing.compact(data["losses"][f"{part} {layer}"])
 
 
-def duration(seconds: float) -> str:
-    """ "3 h 5 min", "2 min 10 s" or "8 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if rest else f"{seconds:.1f} s"
-
-
 def _forecast(task: Easel, options: StyleTransferOptions) -> Result:
     cost = probe(task, options.seconds)
     height, width = cost.size
     count = sum(stage.iterations for stage in stages(task.recipe, task.size))
+    blends = f" for each of {options.strip}" if options.strip else ""
     text = [
-        f"{task.content.name}: {width}x{height}, {count} iterations, about {duration(cost.total_seconds)}",
+        f"{task.content.name}: {width}x{height}, {count} iterations, about {duration(cost.total_seconds)}"
+        + blends,
         f"  an iteration at the full size: {cost.macs / 1e9:.1f} GMAC, {duration(cost.seconds)}",
         f"  memory: {cost.bytes / 1e9:.2f} GB of {cost.free / 1e9:.2f} GB",
     ]
@@ -226,12 +238,7 @@ def network(options: StyleTransferOptions) -> str:
     wanted = PRESETS[options.preset].network
     if options.explain:
         return "default"
-    if options.preset == "cnnkit":
-        try:
-            Host().locate(wanted)
-        except ModelError:
-            return "default"
-    return wanted
+    return or_default(wanted) if options.preset == "cnnkit" else wanted
 
 
 @hookimpl

@@ -47,6 +47,7 @@ class Builder:
         self._known: tuple[dict[str, Fact], ...] = tuple({} for _ in BATCHES)
         self._fresh_numbers: Counter[str] = Counter()
         self._twins: dict[Any, Any] = {}
+        self._fixed: set[str] = set()
         self._scope = ""
 
     @staticmethod
@@ -167,6 +168,17 @@ class Builder:
         for known, fact in zip(self._known, facts, strict=True):
             known[name] = fact
         self._tensors[name].facts = tuple(facts)
+
+    def fixed(self, tensor: Tensor) -> Tensor:
+        """The same numbers, which gradients take as given (`stop_gradient`, `detach`)."""
+        twins = dict(self._twins)
+        copy: Tensor = self.append("Identity", [tensor], output=self._fresh("fixed"))
+        self._fixed.add(copy)
+        self._twins = twins  # another Identity of the tensor is not fixed
+        return copy
+
+    def is_fixed(self, name: str) -> bool:
+        return name in self._fixed
 
     def output(self, name: str, shape: Sequence[Size] | None = None, dtype: DTypeLike | None = None) -> str:
         """Declare a tensor as an output of the whole graph; shape and type are the inferred ones by
@@ -329,6 +341,10 @@ class Operators:
         pads[:, range(tensor.rank) if axes is None else axes] = before, after
         padded: Tensor = self.Pad(tensor, pads.ravel(), value) if pads.any() else tensor
         return padded
+
+    def fixed(self, tensor: Tensor) -> Tensor:
+        """The same numbers, which gradients take as given (`stop_gradient`, `detach`)."""
+        return self._builder.fixed(tensor)
 
     def zeros_like(self, tensor: Tensor) -> Tensor:
         zeros: Tensor = self.Expand(np.zeros((), tensor.dtype), self.shape(tensor))

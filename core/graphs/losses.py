@@ -12,6 +12,7 @@ height and width; means and sums are over the pictures too. Where a loss has a k
 0, the cosine of the zero vector, the total variation of a flat place.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ from cnnkit.graphs.tensors import Tensor
 
 Target = Tensor | NDArray[Any] | float
 GramDivisor = Literal["1", "positions", "values"]
+COVARIANCE_FLOOR = 1e-4
+"""Added to every variance by `wasserstein`, whose roots would have no slope without it."""
 NCHW = (2, 3)
 """The axes of height and width in a picture whose channels come first; else they are (1, 2)."""
 
@@ -87,6 +90,49 @@ def style(op: Operators, features: Tensor, target: Target, divided_by: GramDivis
     another size; other programs' style losses are multiples of it.
     """
     return _only(op.Mul(mean_squared_error(op, gram(op, features, divided_by), target), 0.25))
+
+
+def wasserstein(
+    op: Operators, features: Tensor, mean: Target, covariance_root: Target, guide: Tensor | None = None
+) -> Tensor:
+    """The squared Wasserstein distance of two normal distributions of features, divided by the channels C.
+
+    mean((μ - μ*)²) + mean diag(Σ + Σ* - 2·(Σ*^½·Σ·Σ*^½)^½), the style loss of crowsonkb's
+    style-transfer-pytorch, for the mean μ [N, C] of features F of shape [N, C, H, W] over their M places and
+    their covariance Σ = (F - μ)(F - μ)ᵀ/M + COVARIANCE_FLOOR. `mean` is μ*, [C] or [N, C], and
+    `covariance_root` the symmetric root of Σ*, [C, C] or [N, C, C]; no gradient goes to either. In a `guide`,
+    [1, 1, H, W] of a mean square of 1, places count by its square.
+
+    Of the last root only the trace is needed. With fewer places than channels it is that of an M x M matrix,
+    and Σ has no floor.
+    """
+    wide = op.cast(features, np.float32) if features.dtype == np.float16 else features
+    goal, root = (
+        op.fixed(op.cast(_tensor(op, target, wide), wide.dtype)) for target in (mean, covariance_root)
+    )
+    rows = op.Reshape(wide, [0, 0, -1])
+    _, channels, places = rows.shape
+    if guide is None:
+        centre = op.ReduceMean(rows, [2])
+        deviations = op.Sub(rows, centre)
+    else:
+        weights = op.Reshape(op.cast(guide, wide.dtype), [1, 1, -1])
+        centre = op.ReduceMean(op.Mul(op.Mul(rows, weights), weights), [2])
+        deviations = op.Mul(op.Sub(rows, centre), weights)
+    variances = op.Mul(op.ReduceSumSquare(deviations, [1, 2], keepdims=0), 1.0 / places)
+    if places < channels:
+        seen = op.MatMul(root, deviations)
+        matrices = op.Mul(op.MatMul(op.Transpose(seen, perm=[0, 2, 1]), seen), 1.0 / places)
+    else:
+        products = op.MatMul(deviations, op.Transpose(deviations, perm=[0, 2, 1]))
+        floor = COVARIANCE_FLOOR * np.eye(channels)
+        covariance = op.Add(op.Mul(products, 1.0 / places), floor.astype(wide.dtype))
+        variances = op.Add(variances, channels * COVARIANCE_FLOOR)
+        matrices = op.MatMul(op.MatMul(root, covariance), root)
+    traces = op.Add(variances, op.ReduceSumSquare(root, [-2, -1], keepdims=0))
+    apart = op.ReduceMean(op.Sub(traces, op.Mul(_trace_of_root(op, matrices), 2.0)), keepdims=0)
+    shift = _mean_square(op, op.Sub(op.Squeeze(centre, [2]), goal))
+    return op.cast(op.Add(shift, op.Mul(apart, 1.0 / channels)), features.dtype)
 
 
 def total_variation_l1(op: Operators, picture: Tensor, axes: tuple[int, int] = NCHW) -> Tensor:
@@ -158,6 +204,7 @@ LOSSES: Mapping[str, Callable[..., Tensor]] = {
         cross_entropy,
         cosine_distance,
         style,
+        wasserstein,
         total_variation_l1,
         total_variation_squared,
         total_variation_power,
@@ -168,6 +215,54 @@ LOSSES: Mapping[str, Callable[..., Tensor]] = {
     )
 }
 """The losses by name; those of plugins (hook `cnnkit_losses`) have the same form."""
+
+
+_STEPS = 11
+_SMALLEST = 1e-3
+"""Of what converges in these steps: the root of an eigenvalue, as a share of the norm's."""
+
+
+def _trace_of_root(op: Operators, matrices: Tensor) -> Tensor:
+    """tr A^½ [N] of symmetric matrices A [N, K, K] without negative eigenvalues, as <A, A^-½>.
+
+    Its gradient is ½·A^-½, so that nothing of the iteration that finds A^-½ is differentiated.
+    """
+    inverse = op.fixed(_inverse_root(op, matrices))
+    half = op.Mul(op.ReduceSum(op.Mul(matrices, inverse), [-2, -1], keepdims=0), 0.5)
+    return _only(op.Add(half, op.fixed(half)))
+
+
+def _inverse_root(op: Operators, matrices: Tensor) -> Tensor:
+    """A^-½ of symmetric matrices [N, K, K], by coupled Newton-Schulz steps.
+
+    Each is stretched so that all roots from the smallest one to 1 come as near to 1 as a step can bring them
+    (Chen and Chow 2014): what takes 11 steps takes 23 otherwise, and float32 bears no more. A root at 0, or
+    a little below it by rounding, stays near 0.
+    """
+    norm = op.Add(op.ReduceL2(matrices, [-2, -1]), 1e-20)
+    size = matrices.shape[-1]
+    assert size is not None
+    identity = np.eye(size, dtype=matrices.dtype)
+    root, inverse = op.Div(matrices, norm), None
+    for stretch in _stretches(_STEPS, _SMALLEST):
+        product = root if inverse is None else op.MatMul(inverse, root)
+        change = op.Sub(identity * identity.dtype.type(1.5 * stretch), op.Mul(product, 0.5 * stretch**3))
+        root = op.MatMul(root, change)
+        inverse = change if inverse is None else op.MatMul(change, inverse)
+    return _only(op.Div(inverse, op.Sqrt(norm)))
+
+
+def _stretches(steps: int, smallest: float) -> list[float]:
+    """Of x in x·(3 - x²)/2, where all x lie between `smallest` and 1; 1.6977 keeps them away from 0."""
+    found = []
+    for _ in range(steps):
+        found.append(min(math.sqrt(3 / (1 + smallest + smallest**2)), 1.69770248526))
+        smallest *= found[-1] * (3 - (found[-1] * smallest) ** 2) / 2
+    return found
+
+
+def _tensor(op: Operators, target: Target, like: Tensor) -> Tensor:
+    return target if isinstance(target, Tensor) else _only(op.Identity(np.asarray(target, like.dtype)))
 
 
 def _mean_square(op: Operators, tensor: Tensor) -> Tensor:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cnnkit import Layer, Model, Plane, UsageError, planes
+from cnnkit import Host, Layer, Model, ModelError, ModelSpec, Plane, UsageError, planes
 from cnnkit.plugins.explaining import per_model
 from cnnkit.plugins.synthesis.eye import ACTIVATIONS
 from cnnkit.plugins.synthesis.presets import PRESETS
 from cnnkit.plugins.synthesis.recipe import Recipe, Weighted
+from cnnkit.plugins.synthesis.stages import Size
 
 GATES = {"Sigmoid", "HardSigmoid"}
 """They stand beside the value; what is multiplied by them is the activation."""
@@ -64,7 +65,59 @@ def _missing(model: Model, layers: Weighted) -> str | None:
 @per_model
 def by_rule(model: Model, field: str) -> tuple[Weighted, str]:
     """Layers for a field of the recipe, and a sentence that says which and why. Raises UsageError."""
-    size = tuple(side or 224 for side in (model.preprocessing.height, model.preprocessing.width))
+    if field == "style_layers":
+        picked, sentence = first_of_each_size(model)
+        shares = [2.0**-place for place in range(len(picked))]
+        weighted = tuple((name, share / sum(shares)) for name, share in zip(picked, shares, strict=True))
+        return weighted, f"style from {sentence}"
+    size, over, layers = _over_the_picture(model)
+    distance = [abs(math.log(over[layer.tensor].height / size[0] / CONTENT_AT)) for layer in layers]
+    nearest = [layer for layer, far in zip(layers, distance, strict=True) if far == min(distance)]
+    content = nearest[-1:]
+    return (
+        (content[0].name, 1.0),
+    ), f"content from {_named(content, over)}: the last activation near 1/8 of the size"
+
+
+@per_model
+def first_of_each_size(model: Model) -> tuple[tuple[str, ...], str]:
+    """The first activation of each size, at most five, and a sentence with them. Raises UsageError."""
+    _, over, layers = _over_the_picture(model)
+    first: dict[int, Layer] = {}
+    for layer in layers:
+        first.setdefault(over[layer.tensor].height, layer)
+    picked = list(first.values())[:MOST_STYLE_LAYERS]
+    names = tuple(layer.name for layer in picked)
+    return names, f"{_named(picked, over)}: the first activation of each size"
+
+
+def found(model: Model, given: Sequence[str], preset: Weighted) -> tuple[tuple[str, ...], list[str]]:
+    """The layers that patterns name, those of a preset, or where the network lacks one of these some by rule.
+
+    And sentences on what was chosen. Raises UsageError.
+    """
+    if given:
+        return tuple(layer.name for layer in model.find(",".join(given))), []
+    if _missing(model, preset) is None:
+        return tuple(name for name, _ in preset), []
+    names, sentence = first_of_each_size(model)
+    return names, [sentence]
+
+
+def or_default(network: str) -> str:
+    """A network if it is on this machine, else the default one."""
+    host = Host()
+    try:
+        if not host.weights_of(ModelSpec(network)):
+            host.locate(network)
+    except ModelError:
+        return "default"
+    return network
+
+
+def _over_the_picture(model: Model) -> tuple[Size, Mapping[str, Plane], list[Layer]]:
+    """A size, the planes at it, and the activations that lie over the picture there. Raises UsageError."""
+    size = model.preprocessing.height or 224, model.preprocessing.width or 224
     over = planes(model.graph, *size)
     layers = [
         layer for layer in _activations(model) if layer.tensor in over and min(over[layer.tensor][:2]) > 1
@@ -73,22 +126,7 @@ def by_rule(model: Model, field: str) -> tuple[Weighted, str]:
         raise UsageError(
             f"the network '{model.name}' has no layers over the picture: take a convolutional one."
         )
-    if field == "style_layers":
-        first: dict[int, Layer] = {}
-        for layer in layers:
-            first.setdefault(over[layer.tensor].height, layer)
-        picked = list(first.values())[:MOST_STYLE_LAYERS]
-        shares = [2.0**-place for place in range(len(picked))]
-        weighted = tuple(
-            (layer.name, share / sum(shares)) for layer, share in zip(picked, shares, strict=True)
-        )
-        return weighted, f"style from {_named(picked, over)}: the first activation of each size"
-    distance = [abs(math.log(over[layer.tensor].height / size[0] / CONTENT_AT)) for layer in layers]
-    nearest = [layer for layer, far in zip(layers, distance, strict=True) if far == min(distance)]
-    content = nearest[-1:]
-    return (
-        (content[0].name, 1.0),
-    ), f"content from {_named(content, over)}: the last activation near 1/8 of the size"
+    return size, over, layers
 
 
 def _activations(model: Model) -> list[Layer]:

@@ -1,7 +1,7 @@
 """The easel: the pictures of a style transfer at every size, what the eye sees of them, and what is shown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit import Context, Image, Model, Plane, UsageError
+from cnnkit import Context, Image, Model, Plane, Preprocessing, UsageError
 from cnnkit.plugins.synthesis import objective as objectives
 from cnnkit.plugins.synthesis import units
 from cnnkit.plugins.synthesis.coefficients import Coefficients, coefficients
+from cnnkit.plugins.synthesis.colours import ContentColours
 from cnnkit.plugins.synthesis.eye import watched
 from cnnkit.plugins.synthesis.objective import Objective
 from cnnkit.plugins.synthesis.recipe import Recipe
+from cnnkit.plugins.synthesis.regions import EVERYWHERE, Regions, guide
 from cnnkit.plugins.synthesis.stages import Size, sized
 
 Array = NDArray[np.float32]
@@ -24,7 +26,7 @@ Array = NDArray[np.float32]
 @dataclass(frozen=True, eq=False)
 class Easel:
     """`network` is the one that `eye` was made of; `shares` are those of the `styles`; `first` is the picture
-    of the start "file"."""
+    of the start "file"; `colours` say how what is painted is shown."""
 
     content: Image
     styles: Sequence[Image]
@@ -34,6 +36,8 @@ class Easel:
     eye: Model
     recipe: Recipe
     context: Context
+    colours: ContentColours | None = None
+    regions: Regions = EVERYWHERE
 
     @property
     def name(self) -> str:
@@ -42,7 +46,7 @@ class Easel:
 
     @cached_property
     def objective(self) -> Objective:
-        return Objective.of(self.eye, self.recipe, len(self.styles))
+        return Objective.of(self.eye, self.recipe, len(self.styles), guided=bool(self.regions.painted))
 
     @cached_property
     def size(self) -> Size:
@@ -50,9 +54,13 @@ class Easel:
         size = sized(self.recipe.size, self.content.size)
         fixed = self.eye.preprocessing.height, self.eye.preprocessing.width
         if fixed not in ((None, None), size):
+            stretched = not self.objective.style or self.recipe.style_fit == "stretched"
+            also = ("" if stretched else " --style-fit stretched") + (
+                " --pyramid 0" if self.recipe.pyramid else ""
+            )
             raise UsageError(
                 f"the network '{self.network.name}' takes only {fixed[0]}x{fixed[1]} (height x width): say "
-                f"--size {fixed[0]}x{fixed[1]} --style-fit stretched --pyramid 0."
+                f"--size {fixed[0]}x{fixed[1]}{also}."
             )
         return size
 
@@ -86,8 +94,9 @@ class Easel:
     def coefficients(self, size: Size) -> Coefficients:
         """For x of a size, features as they are."""
         if size not in self._coefficients:
-            scales = self._scales(size)
-            self._coefficients[size] = coefficients(self.recipe, self.planes(size), size, scales)
+            self._coefficients[size] = coefficients(
+                self.recipe, self.planes(size), size, self._scales(size), self._powers(size)
+            )
         return self._coefficients[size]
 
     @cached_property
@@ -107,27 +116,52 @@ class Easel:
             (share, self.x_of(style, self.style_size(style, size)))
             for share, style in zip(self.shares, self.styles, strict=True)
         ]
-        targets = objectives.targets(self.eye, self.objective, content, styles, self.context)
+        layers, regions = self.objective.style, self.regions
+        painted = regions.of_result(self.eye, layers, size)
+        taken = [
+            regions.of_style(number, self.eye, layers, self.style_size(style, size))
+            for number, style in enumerate(self.styles)
+        ]
+        targets = objectives.targets(self.eye, self.objective, content, styles, self.context, taken)
+        targets |= {
+            f"guide/{layer}/{number}": guide(mask)
+            for number, masks in enumerate(painted)
+            for layer, mask in masks.items()
+        }
         weights = objectives.weights(
-            self.objective, found.content, found.style, found.variation, tuple(self.shares)
+            self.objective,
+            found.content,
+            found.style,
+            found.variation,
+            tuple(self.shares),
+            found.norm,
+            painted,
         )
+        if self.objective.norm:
+            targets["grey"] = self.eye.preprocessing.to_network(units.grey(self._shown)[None])
         return targets | weights
+
+    @property
+    def _shown(self) -> Preprocessing:
+        return units.shown(self.network, self.recipe)
 
     def weights(self, size: Size) -> dict[str, float]:
         """What each part of the loss is multiplied by, for x of a size."""
         found = self.coefficients(size)
         weights = {f"content {layer}": weight for layer, weight in found.content.items()}
         weights |= {f"style {layer}": weight for layer, weight in found.style.items()}
-        return weights | {"variation": found.variation}
+        return weights | {"variation": found.variation, "norm": found.norm}
 
     def start(self, size: Size) -> Array:
         """The first x; always the same for the same seed."""
-        pictures = {"content": self.content, "style": self.styles[0], "file": self.first, "noise": None}
+        pictures = {"content": self.content, "file": self.first, "noise": None}
+        if self.styles:
+            pictures["style"] = self.styles[int(np.argmax(self.shares))]
         picture = pictures[self.recipe.start]
         pixels = None if picture is None else self._covering(picture, size)
         random = np.random.default_rng(self.context.seed)
-        shown = units.shown(self.network, self.recipe)
-        return self.eye.preprocessing.to_network(units.start(self.recipe, shown, pixels, size, random))[None]
+        first = units.start(self.recipe, self._shown, pixels, size, random)
+        return self.eye.preprocessing.to_network(first)[None]
 
     def _covering(self, picture: Image, size: Size) -> NDArray[Any]:
         """The pixels of a picture at a size; one of another aspect is cut, unless the recipe stretches."""
@@ -146,12 +180,24 @@ class Easel:
         if not self.recipe.normalised:
             return None
         layers = [name for name, _ in (*self.recipe.content_layers, *self.recipe.style_layers)]
+        return self._means(layers, np.abs, size)
+
+    def _powers(self, size: Size) -> dict[str, float] | None:
+        """The mean square of the same for the layers of the content, where its form is "relative"."""
+        if self.recipe.content_form != "relative":
+            return None
+        return self._means([name for name, _ in self.recipe.content_layers], np.square, size)
+
+    def _means(
+        self, layers: Sequence[str], measure: Callable[[Array], Array], size: Size
+    ) -> dict[str, float]:
+        """Of a measure of the content's features; raises UsageError where there are none."""
         found = objectives.features(self.eye, layers, self.x_of(self.content, size), self.context)
-        scales = {layer: float(np.abs(values).mean(dtype=np.float64)) for layer, values in found.items()}
-        for layer, scale in scales.items():
-            if not scale:
+        means = {layer: float(measure(values).mean(dtype=np.float64)) for layer, values in found.items()}
+        for layer, mean in means.items():
+            if not mean:
                 raise UsageError(f"the layer '{layer}' sees nothing in '{self.content.name}': leave it out.")
-        return scales
+        return means
 
     def picture(self, x: Array) -> Image:
         """x as it is shown: with the content's name, profile and alpha."""
@@ -162,4 +208,5 @@ class Easel:
         shown = Image(pixels.astype(np.uint8))
         if self.recipe.original_size:
             shown = shown.resized(*self.content.size)
-        return self.content.resized(*shown.size).with_pixels(shown.pixels)
+        coloured = self.colours.shown(shown.pixels) if self.colours else shown.pixels
+        return self.content.resized(*shown.size).with_pixels(coloured)

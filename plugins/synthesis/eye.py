@@ -5,7 +5,6 @@ for them and with the channels on axis 1. What the recipe asks of the pooling an
 by other nodes in the graph; weights stay where they are.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -113,8 +112,8 @@ def _made(model: Model, edits: _Edits) -> Model:
         if over[tensor].axis == 3:
             places[name] = f"{tensor}/channels_first"
             nodes.append(helper.make_node("Transpose", [tensor], [places[name]], perm=[0, 3, 1, 2]))
-    changed = graph.rebuilt(nodes, weights, places.values())
-    _list_layers(changed, {layer.name: layer.tensor for layer in model.layers} | places)
+    names = {layer.name: layer.tensor for layer in model.layers} | places
+    changed = graph.rebuilt(nodes, weights, places.values()).with_layers(names)
     height, width = changed.size
     unit = replace(edits.unit, height=height, width=width)
     return replace(model, graph=changed, preprocessing=unit, labels=(), source=None)
@@ -228,10 +227,3 @@ def _set(node: onnx.NodeProto, **attributes: Any) -> None:
     kept = [attribute for attribute in node.attribute if attribute.name not in attributes]
     del node.attribute[:]
     node.attribute.extend(kept + [helper.make_attribute(*item) for item in attributes.items()])
-
-
-def _list_layers(graph: Graph, tensors: Mapping[str, str]) -> None:
-    metadata = {entry.key: entry.value for entry in graph.skeleton.metadata_props}
-    listed = [[name, tensor] for name, tensor in tensors.items() if tensor in graph.producers]
-    del graph.skeleton.metadata_props[:]
-    helper.set_model_props(graph.skeleton, metadata | {"cnnkit.layers": json.dumps(listed)})

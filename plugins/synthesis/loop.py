@@ -120,6 +120,11 @@ class Synthesis:
         return self._moving().x
 
     @property
+    def best_x(self) -> Array:
+        """That of the lowest total that was looked at; where the recipe averages, the last."""
+        return self.x if self._task.recipe.average or self.best is None else self.best.x
+
+    @property
     def bytes(self) -> int:
         """An estimate of what activations and optimizer take at the present stage."""
         return self._moving().bytes

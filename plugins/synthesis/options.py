@@ -1,9 +1,11 @@
 """What a person may set of a style transfer, and the recipe that comes of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from cnnkit import Image, Option, UsageError
+from cnnkit.plugins.synthesis.colours import Colours, When
 from cnnkit.plugins.synthesis.parsing import (
     SETTABLE,
     parse_layers,
@@ -17,6 +19,7 @@ from cnnkit.plugins.synthesis.parsing import (
 from cnnkit.plugins.synthesis.presets import PRESETS
 from cnnkit.plugins.synthesis.recipe import OptimizerName, Recipe, Weighted
 from cnnkit.plugins.synthesis.record import AnimationFormat
+from cnnkit.plugins.synthesis.regions import MaskMode
 
 NORMAL_NOISE = 64.0
 """The deviation of normal noise where neither the preset nor the user says one; in 0..255."""
@@ -46,6 +49,21 @@ class StyleTransferOptions:
     styles: Annotated[
         Literal["targets", "losses"] | None,
         Option("of several styles, average the targets (one blend) or the losses (a compromise)"),
+    ] = None
+    mask: Annotated[
+        tuple[Image, ...],
+        Option("where a style is painted: white; one for each --style, in order"),
+    ] = ()
+    style_mask: Annotated[
+        tuple[Image, ...], Option("from where in its picture a style is taken: white; one for each")
+    ] = ()
+    mask_mode: Annotated[
+        MaskMode,
+        Option("masks resized to each layer, or only places that see nothing but their inside"),
+    ] = "simple"
+    strip: Annotated[
+        int | None,
+        Option("so many pictures side by side, from the first style to the last", min=2, max=101),
     ] = None
 
     content_layers: Annotated[
@@ -160,6 +178,12 @@ class StyleTransferOptions:
             metavar="R,G,B",
         ),
     ] = None
+    colours: Annotated[
+        Colours | None, Option("keep the content's colours: its chroma, their moments, or their histograms")
+    ] = None
+    colours_when: Annotated[
+        When | None, Option("give them to the styles before (the default), or to the result after")
+    ] = None
     snapshots: Annotated[int | None, Option("also save the picture every so many iterations", min=1)] = None
     animation: Annotated[AnimationFormat | None, Option("also save the run as an animation")] = None
     features: Annotated[bool, Option("also save the feature maps of the chosen layers as a sheet")] = False
@@ -195,12 +219,15 @@ def recipe_of(options: StyleTransferOptions) -> Recipe:
         changes["start"] = "file"
     elif options.start == "file":
         raise UsageError("--start file needs the picture: --start-picture PICTURE.")
+    if options.mask:
+        if options.styles == "targets":
+            raise UsageError(
+                "--styles targets makes one style of all, and --mask keeps them apart: leave one out."
+            )
+        changes["styles"] = "losses"
     if options.noise is not None:
         changes |= _noise(preset, *options.noise)
-    if options.optimizer is not None and options.rate is None:
-        changes |= _rate(preset, options.optimizer, changes.get("unit", preset.unit))
-    if options.rate is not None and changes.get("optimizer", preset.optimizer) == "lbfgs-scipy":
-        raise UsageError("--rate means nothing to lbfgs-scipy, which finds its own steps: leave it out.")
+    changes |= rate_for(options.preset, preset, changes)
     if options.iterations is not None:
         changes["iterations"] = options.iterations
         first = round(options.iterations * preset.pyramid_iterations / preset.iterations)
@@ -216,16 +243,18 @@ def _noise(preset: Recipe, kind: str, scale: float | None) -> dict[str, Any]:
     return {"noise": kind, "noise_scale": scale}
 
 
-def _rate(preset: Recipe, optimizer: str, unit: str) -> dict[str, Any]:
-    """The learning rate of an optimizer that is not of the preset's kind."""
+def rate_for(name: str, preset: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The learning rate of an optimizer that is not of the preset's kind, where `changes` have none.
+
+    Raises UsageError where there is none, and for one that means nothing.
+    """
+    optimizer = changes.get("optimizer", preset.optimizer)
+    if "rate" in changes and optimizer == "lbfgs-scipy":
+        raise UsageError("--rate means nothing to lbfgs-scipy, which finds its own steps: leave it out.")
     kind = optimizer.partition("-")[0]
-    if kind == preset.optimizer.partition("-")[0]:
+    if "rate" in changes or kind == preset.optimizer.partition("-")[0]:
         return {}
     if kind not in RATES:
-        raise UsageError(f"the preset '{_name(preset)}' has no learning rate for {optimizer}: say --rate.")
-    scale = 255.0 if kind == "adam" and unit != "0..1" else 1.0
+        raise UsageError(f"the preset '{name}' has no learning rate for {optimizer}: say --rate.")
+    scale = 255.0 if kind == "adam" and changes.get("unit", preset.unit) != "0..1" else 1.0
     return {"rate": RATES[kind] * scale, "decay": 1.0}
-
-
-def _name(preset: Recipe) -> str:
-    return next(name for name, recipe in PRESETS.items() if recipe is preset)

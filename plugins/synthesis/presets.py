@@ -184,8 +184,7 @@ PYSTICHE = Recipe(
 )
 
 CROWSONKB = Recipe(
-    source="crowsonkb/style-transfer-pytorch e7e2c71; Gram matrices in place of its Wasserstein distance of "
-    "means and covariances, in the same proportions",
+    source="crowsonkb/style-transfer-pytorch e7e2c71; its root of a matrix is taken to more digits here",
     network="vgg19-torchvision",
     unit="0..1",
     padding="replicate",
@@ -193,7 +192,7 @@ CROWSONKB = Recipe(
     content_layers=_each(["block4_conv2"]),
     content_weight=0.015,
     style_layers=tuple((layer, 4.0 ** (4 - place) / 341) for place, layer in enumerate(FIRST_OF_BLOCKS)),
-    style_form="positions",
+    style_form="wasserstein",
     style_weight=1.0,
     variation_form="nine-point",
     variation_weight=2.0,

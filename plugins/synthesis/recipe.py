@@ -3,6 +3,7 @@
 All of them minimise Σ s_l·E_l + Σ c_l·C_l + t·TV over a picture x. For a layer of N channels and M places
 
     E_l = ¼ mean((G/M - A/M')²)     the Gram matrix G against the style's A (Gatys et al. 2015, equation 4)
+          or W_l, crowsonkb's       the Wasserstein distance of means and covariances; see `cnnkit.losses`
     C_l = mean((F - P)²)            the features F against the content's P
 
 and differ in s_l, c_l, t, in the layers, in the unit of x, and in how they move it. `coefficients.py`
@@ -14,9 +15,9 @@ from typing import Literal
 
 Pixels = Literal["network", "caffe", "caffe-256", "torch", "torch-255"]
 Unit = Literal["network", "0..1", "0..255"]
-ContentForm = Literal["mean", "sum", "half-sum"]
-StyleForm = Literal["quarter", "positions", "values", "keras-example"]
-VariationForm = Literal["l1", "mean-squared", "power-2.5", "power-2", "nine-point"]
+ContentForm = Literal["mean", "sum", "half-sum", "relative"]
+StyleForm = Literal["quarter", "positions", "values", "keras-example", "wasserstein"]
+VariationForm = Literal["l1", "mean-squared", "power-2.5", "power-2", "inversion", "nine-point"]
 Start = Literal["content", "style", "noise", "file"]
 Noise = Literal["uniform", "normal"]
 OptimizerName = Literal["lbfgs-scipy", "lbfgs-torch", "lbfgs-wolfe", "lbfgs-damped", "adam", "sgd"]
@@ -58,17 +59,22 @@ class Recipe:
     # The objective.
     content_layers: Weighted = (("block5_conv2", 1.0),)
     content_form: ContentForm = "mean"
+    """"relative" is Σ(F - P)²/ΣP²."""
     content_weight: float = 1.0
     style_layers: Weighted = tuple((f"block{block}_conv1", 1.0) for block in range(1, 6))
     style_form: StyleForm = "quarter"
     """What is weighted, as a multiple of E_l. "quarter": 1. "positions": 4, the mean square of the difference
-    of F·Fᵀ/M. "values": 4/N², that of F·Fᵀ/(N·M). "keras-example": N²M²/(9S²) for S pixels of the picture."""
+    of F·Fᵀ/M. "values": 4/N², that of F·Fᵀ/(N·M). "keras-example": N²M²/(9S²) for S pixels of the picture.
+    "wasserstein" is W_l itself."""
     style_weight: float = 1.0
     normalised: bool = False
     """Each layer's features divided by their mean on the content, so that weights mean the same anywhere."""
     variation_form: VariationForm = "l1"
     variation_weight: float = 0.0
-    """Of x in its unit. "power-2" is ½Σ(dx² + dy²)."""
+    """Of x in its unit. "power-2" is ½Σ(dx² + dy²), and "inversion" that divided by σ², as `norm_weight`."""
+    norm_weight: float = 0.0
+    """Of ½Σ(x - grey)⁶/σ² for x in 0..255, which keeps pixels in range (Mahendran and Vedaldi 2015); σ² is
+    that sum of squares for an average photograph, 64² for each number."""
 
     # The way there.
     start: Start = "content"

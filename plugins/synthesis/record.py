@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -59,34 +59,13 @@ class Record:
 
     def csv(self) -> bytes:
         """A line per iteration: where it is, each part raw and weighted, their total, the step, the time."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        parts = self.parts
-        columns = [f"{part} {kind}" for part in parts for kind in ("raw", "weighted")]
-        writer.writerow(["iteration", "stage", "height", "width", *columns, "total", "rate", "seconds"])
-        for row in self.rows:
-            values = [value for part in parts for value in (row.raw(part), row.weighted.get(part))]
-            writer.writerow(
-                [
-                    row.iteration,
-                    row.stage,
-                    *row.size,
-                    *("" if value is None else f"{value:.9g}" for value in (*values, row.total, row.rate)),
-                    f"{row.seconds:.3f}",
-                ]
-            )
-        return text.getvalue().encode()
+        return _written([_header(self.parts), *(_line(row, self.parts) for row in self.rows)])
 
     def plot(self) -> bytes:
         """A PNG of each weighted part and the total over the iterations, on a logarithmic axis."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 6))
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.08, 0.1, 0.66, 0.84))
+        figure, axes = _figure()
         iterations = [row.iteration for row in self.rows]
-        kinds = {"content": "Blues", "style": "YlOrRd", "variation": "Greens"}
+        kinds = {"content": "Blues", "style": "YlOrRd", "variation": "Greens", "norm": "Purples"}
         for kind, colours in kinds.items():
             parts = [part for part in self.parts if part.split(" ")[0] == kind]
             shades = _shades(colours, len(parts))
@@ -111,14 +90,66 @@ class Record:
                 va="bottom",
                 size=9,
             )
-        if any(row.total > 0 for row in self.rows):
-            axes.set_yscale("log")
-        axes.set(xlabel="iteration", ylabel="weighted loss")
-        axes.grid(axis="y", alpha=0.3)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-        return buffer.getvalue()
+        return _drawn(figure, axes, self.rows, "weighted loss")
+
+
+def csv_of(records: Mapping[str, Record]) -> bytes:
+    """The lines of several runs one below the other; the first column, `picture`, has their names."""
+    parts = list(dict.fromkeys(part for record in records.values() for part in record.parts))
+    lines = [[name, *_line(row, parts)] for name, record in records.items() for row in record.rows]
+    return _written([["picture", *_header(parts)], *lines])
+
+
+def plot_of(records: Mapping[str, Record]) -> bytes:
+    """A PNG of the total of each of several runs over its iterations, on a logarithmic axis."""
+    figure, axes = _figure()
+    for (name, record), colour in zip(records.items(), _shades("viridis_r", len(records)), strict=True):
+        totals = [_positive(row.total) for row in record.rows]
+        axes.plot([row.iteration for row in record.rows], totals, color=colour, label=name)
+    return _drawn(figure, axes, [row for record in records.values() for row in record.rows], "total loss")
+
+
+def _header(parts: Sequence[str]) -> list[str]:
+    columns = [f"{part} {kind}" for part in parts for kind in ("raw", "weighted")]
+    return ["iteration", "stage", "height", "width", *columns, "total", "rate", "seconds"]
+
+
+def _line(row: Row, parts: Sequence[str]) -> list[Any]:
+    values = [value for part in parts for value in (row.raw(part), row.weighted.get(part))]
+    return [
+        row.iteration,
+        row.stage,
+        *row.size,
+        *("" if value is None else f"{value:.9g}" for value in (*values, row.total, row.rate)),
+        f"{row.seconds:.3f}",
+    ]
+
+
+def _written(lines: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()
+
+
+def _figure() -> tuple[Any, Any]:
+    """An empty figure with room for a legend on its right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6))
+    FigureCanvasAgg(figure)
+    return figure, figure.add_axes((0.08, 0.1, 0.66, 0.84))
+
+
+def _drawn(figure: Any, axes: Any, rows: Sequence[Row], label: str) -> bytes:
+    if any(row.total > 0 for row in rows):
+        axes.set_yscale("log")
+    axes.set(xlabel="iteration", ylabel=label)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _positive(value: float | None) -> float:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from cnnkit import Image, Result, drawing
-from cnnkit.plugins.synthesis.interrupting import whole
+from cnnkit.plugins.interrupting import whole
 from cnnkit.plugins.synthesis.loop import Array, Moment, Synthesis, Task
 from cnnkit.plugins.synthesis.record import Animation, AnimationFormat, Record, Row
 from cnnkit.plugins.synthesis.stages import Size
@@ -33,7 +33,10 @@ class Shown(Task, Protocol):
 
 
 class Run:
-    """`snapshots` says behind how many iterations a picture is shown at once, under the name `step0100`."""
+    """`snapshots` says behind how many iterations a picture is shown at once, under the name `step0100`.
+
+    `name` is that of a run among several: "blend050" shows `blend050.step0100`.
+    """
 
     def __init__(
         self,
@@ -41,7 +44,9 @@ class Run:
         seconds: float | None = None,
         snapshots: int | None = None,
         animation: AnimationFormat | None = None,
+        name: str = "",
     ) -> None:
+        self.name = name
         self.task, self.synthesis = task, Synthesis(task, seconds)
         self.record = Record()
         self._snapshots, self._format = snapshots, animation
@@ -91,13 +96,19 @@ class Run:
 
     def _label(self) -> str:
         rows = self.record.rows
-        return f"{self.task.name}: loss {drawing.compact(rows[-1].total)}" if rows else self.task.name
+        what = f"{self.task.name} {self.name}".rstrip()
+        return f"{what}: loss {drawing.compact(rows[-1].total)}" if rows else what
 
     def _show(self, moment: Moment) -> None:
         every = self._snapshots
         before = self.record.rows[-2].iteration if len(self.record.rows) > 1 else 0
         if every and moment.number // every > before // every:  # an iteration can have several evaluations
             step = self.task.picture(moment.x())
-            self.task.context.emit(Result({f"step{moment.number:04d}": step}))
+            self.task.context.emit(Result({joined(self.name, f"step{moment.number:04d}"): step}))
         if self._animation and self._animation.wants_next():
             self._animation.add(self.task.picture(moment.x()).pixels)
+
+
+def joined(name: str, part: str) -> str:
+    """What a part of the run `name` is called: "blend050.last"; one that is "" is left out."""
+    return ".".join(filter(None, (name, part)))

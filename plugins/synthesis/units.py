@@ -56,6 +56,13 @@ def limits(unit: Preprocessing) -> tuple[Array, Array]:
     return black, white
 
 
+def grey(network: Preprocessing) -> Array:
+    """The pixel (1, 1, 3), 0..255, that the network counts from; the middle where it counts from black."""
+    if not any(network.mean):
+        return np.full((1, 1, 3), 127.5, np.float32)
+    return network.to_pixels(np.zeros_like(network.to_network(np.zeros((1, 1, 3)))))
+
+
 def start(
     recipe: Recipe,
     network: Preprocessing,
@@ -66,7 +73,7 @@ def start(
     """The picture to start from, (height, width, 3) in 0..255, not clipped.
 
     `picture` has that shape; None, or a `mix` of 1, is noise alone, and a `mix` of 0 draws none. `network` is
-    what `shown` returns: its zero is the grey that normal noise lies around.
+    what `shown` returns: normal noise lies around its `grey`.
     """
     share = 1.0 if picture is None else recipe.mix
     mixed = np.zeros((*size, 3), np.float32) if picture is None else np.asarray(picture, np.float32)
@@ -75,8 +82,7 @@ def start(
     if recipe.noise == "uniform":
         noise = recipe.noise_scale * random.random((*size, 3), np.float32)
     else:
-        zero = np.zeros_like(network.to_network(np.zeros((1, 1, 3), np.float32)))
-        noise = network.to_pixels(zero) + recipe.noise_scale * random.standard_normal((*size, 3), np.float32)
+        noise = grey(network) + recipe.noise_scale * random.standard_normal((*size, 3), np.float32)
     return np.asarray((1 - share) * mixed + share * noise, np.float32)
 
 

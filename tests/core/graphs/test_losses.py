@@ -185,6 +185,9 @@ def posed(name: str, *shape: int, seed: int = 0) -> tuple[Callable[..., Tensor],
         return lambda op, x, label: losses.cross_entropy(op, x, label, label_smoothing=0.1), [x, label]
     if name == "style":
         return lambda op, x, other: losses.style(op, x, losses.gram(op, other)), [x, target]
+    if name == "wasserstein":
+        goal = target[0, :, 0, 0], np.eye(shape[1]) + 0.1
+        return lambda op, x: losses.wasserstein(op, x, *(part.astype(x.dtype) for part in goal)), [x]
     return losses.LOSSES[name], [x, target] if name in OF_TWO else [x]
 
 
@@ -295,7 +298,11 @@ OURS: dict[str, Callable[..., Tensor]] = {
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(
-    "name", [*OURS, *(n.replace("-", "_") for n in losses.LOSSES if n not in ("style", "cross-entropy"))]
+    "name",
+    [
+        *OURS,
+        *(n.replace("-", "_") for n in losses.LOSSES if n not in ("style", "cross-entropy", "wasserstein")),
+    ],
 )
 def test_losses_as_torch(name: str) -> None:
     both = name in ("mean_squared_error", "cosine_distance", "style")

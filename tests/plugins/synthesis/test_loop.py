@@ -293,8 +293,8 @@ def test_rounds_are_calls_of_scipy(context: Context) -> None:
     recipe = replace(RECIPE, optimizer="lbfgs-scipy", restart_every=4, iterations=12)
     run = made(recipe, context)
     ours = [moment.losses["total"] for moment in run.moments()]
-    session, feeds = run._moving()._session, run._feeds((12, 16))  # type: ignore[attr-defined]
-    x = made(recipe, fresh())._start((12, 16))
+    session, feeds = run._moving()._session, run._task.feeds((12, 16))  # type: ignore[attr-defined]
+    x = made(recipe, fresh())._task.start((12, 16))
 
     def function(flat: Array) -> tuple[float, Array]:
         found = session.gradient({**feeds, "input": flat.reshape(x.shape).astype(np.float32)})

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from small_network import picture, small_network
 
 from cnnkit import Builder, Context, Model, Preprocessing, TrainingSession
+from cnnkit.plugins.synthesis.distances import Moments
 from cnnkit.plugins.synthesis.eye import eye
-from cnnkit.plugins.synthesis.objective import Objective, features, gram, targets, weights
+from cnnkit.plugins.synthesis.objective import Objective, features, targets, weights
 from cnnkit.plugins.synthesis.recipe import Recipe
 
 Array = NDArray[Any]
@@ -119,7 +120,7 @@ def test_styles_are_targets_or_losses(context: Context) -> None:
         for share, size, seed in ((3.0, (4, 4), 1), (1.0, (6, 3), 2))
     ]
     x = random(1, 3, HEIGHT, WIDTH).astype(np.float32)
-    grams = [gram(features(made, ["mixed"], style, context)["mixed"]) for _, style in pictures]
+    grams = [Moments.of(features(made, ["mixed"], style, context)["mixed"]).gram for _, style in pictures]
     found = {}
     for way in ("targets", "losses"):
         recipe = replace(RECIPE, styles=way, content_layers=(), variation_weight=0.0)

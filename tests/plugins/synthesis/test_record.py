@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image as pillow
 
-from cnnkit.plugins.synthesis.record import MOST_FRAMES, Animation, Record, Row
+from cnnkit.plugins.synthesis.record import MOST_FRAMES, Animation, Record, Row, csv_of, plot_of
 
 WEIGHTS = {"content a": 2.0, "style a": 4.0, "variation": 0.0}
 
@@ -51,6 +51,19 @@ def test_the_plot_has_a_colour_for_every_part_and_the_total() -> None:
         others = [other for other in range(3) if other != channel]
         assert any(all(c[channel] > c[o] + 40 for o in others) for c in colours), name
     assert (0, 0, 0) in colours
+
+
+def test_several_runs_are_one_table_and_a_curve_each() -> None:
+    other = Record()
+    other.rows = [Row(1, 0, (4, 6), {"style b": 3.0}, {"style b": 1.5}, 3.0, 0.1, 0.1)]
+    rows = list(csv.DictReader(io.StringIO(csv_of({"first": record(2), "second": other}).decode())))
+    assert [row["picture"] for row in rows] == ["first", "first", "second"]
+    assert [row["style b raw"] for row in rows] == ["", "", "2"]
+    assert rows[2]["total"] == "3" and rows[2]["content a raw"] == ""
+    other.rows = [row._replace(total=30.0) for row in record().rows]
+    plot = pillow.open(io.BytesIO(plot_of({"first": record(), "second": other})))
+    colours, counts = np.unique(np.asarray(plot.convert("RGB")).reshape(-1, 3), axis=0, return_counts=True)
+    assert (counts[np.ptp(colours, axis=1) > 40] > 300).sum() == 2
 
 
 def test_losses_of_zero_can_be_plotted() -> None:

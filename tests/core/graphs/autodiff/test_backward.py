@@ -87,6 +87,20 @@ def test_a_broadcast_tensor_has_a_gradient_of_its_own_shape(shape: tuple[int, ..
     assert np.array_equal(found["x"], np.ones((2, 3, 4)))
 
 
+def test_fixed_numbers_have_no_gradient() -> None:
+    """d(x·[x])/dx = [x], where [x] is x itself to whoever reads it."""
+    b = Builder()
+    x = b.input("x", (2,))
+    fixed = b.op.fixed(b.op.Mul(x, x))
+    product = b.op.Mul(x, fixed)
+    assert b.op.Identity(b.op.Mul(x, x)) != fixed
+    found = gradients(b, product, ["x"])
+    values = run(b, {"y": product, "dx": found["x"]}, x=np.array([2, 3], np.float32))
+    assert values["y"].tolist() == [8, 27] and values["dx"].tolist() == [4, 9]
+    with pytest.raises(ModelError, match="does not depend"):
+        gradients(b, fixed, ["x"])
+
+
 def test_a_seed_weighs_the_numbers() -> None:
     builder = Builder()
     x, seed = builder.input("x", (3,), np.float64), builder.input("seed", (3,), np.float64)

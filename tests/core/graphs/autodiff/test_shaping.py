@@ -510,3 +510,16 @@ def test_indices_of_32_bits(operator: str, known: bool) -> None:
         "ScatterElements": [[1 + 5, 0 + 2], [3 + 5, 4 + 2], [0, 6]],
     }[operator]
     assert dx.tolist() == expected
+
+
+@pytest.mark.parametrize("operator", ["Gather", "GatherND"])
+def test_nothing_is_lost_where_many_add_to_the_same_place(operator: str) -> None:
+    """ONNX Runtime's ScatterND adds with several threads at once, and loses some."""
+    indices = np.arange(300_000).reshape(-1, 1) % 3
+
+    def write(op: Any, x: Any, i: Any) -> Any:
+        return getattr(op, operator)(x, i)
+
+    shape = (len(indices), 1, 2) if operator == "Gather" else (len(indices), 2)
+    _, (dx,) = run_gradients(write, np.zeros((3, 2), np.float32), indices, seed=np.ones(shape, np.float32))
+    assert dx.tolist() == [[100_000, 100_000]] * 3
