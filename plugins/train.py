@@ -106,7 +106,7 @@ class Training:
         self.others = [record.read(path) for path in options.beside]
         split = sets(folder, options, context)
         base = _sized(model, context)
-        knows = base.labels == split.train.classes and options.way != "scratch"
+        knows = base.labels == split.train.classes
         self.phases = phases(options, knows)
         random = np.random.default_rng(context.seed)
         self.model = base if knows else with_head(base, split.train.classes, random)

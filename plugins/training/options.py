@@ -17,8 +17,9 @@ class TrainOptions:
     """Train a classifier on a folder that holds a folder of pictures per class.
 
     `frozen` teaches a new head on the network's features, `fine-tuned` then the rest of it too, with small
-    steps; `scratch` trains the small VGG, or the network that is named, from random weights. What comes out
-    is an .onnx file that every other command takes.
+    steps; `scratch` trains all of the small VGG, or of the network that is named, with batch norms and large
+    steps. A network that knows these classes keeps its head. What comes out is an .onnx file that every other
+    command takes.
     """
 
     way: Annotated[Way, Option("what learns")] = "frozen"

@@ -138,6 +138,8 @@ def test_a_network_goes_on_learning(folder: Path, base: Model) -> None:
     result, _ = trained(folder, first, way="fine-tuned", epochs=1, rate=1e-6)
     assert [row["phase"] for row in history(result)] == ["fine-tuned"]
     assert result.data["validation_accuracy"] == 1.0
+    result, _ = trained(folder, first, way="scratch", epochs=1, rate=1e-6, schedule="constant")
+    assert result.data["validation_accuracy"] == 1.0
 
 
 def test_early_stopping_and_seeds(folder: Path, base: Model) -> None:
