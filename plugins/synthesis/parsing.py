@@ -112,8 +112,8 @@ def parse_settings(value: Any) -> dict[str, Any]:
 
 
 SETTABLE = (
-    "filter style_form content_form variation_form pixels unit noise_scale decay decay_every betas epsilon "
-    "epsilon_as memory restart_every pyramid_iterations rounding"
+    "filter style_form content_form variation_form norm_weight pixels unit noise_scale decay decay_every "
+    "betas epsilon epsilon_as memory restart_every pyramid_iterations rounding"
 ).split()
 """The fields without an option of their own."""
 LEAST = {"memory": 1, "decay_every": 1e-9}

@@ -71,7 +71,8 @@ class Regions:
             if not over.any():
                 raise UsageError(
                     f"at {mask.shape[1]}x{mask.shape[0]} no place of the layer '{layer}' sees only the "
-                    f"inside of the mask '{name}': say --mask-mode simple, or take a larger --size."
+                    f"inside of the mask '{name}': say --mask-mode simple, name earlier --style-layers, or "
+                    "begin with a larger size (--size, --pyramid)."
                 )
             found[layer] = over
         return found
@@ -101,8 +102,7 @@ def checked(masks: Sequence[Image], over: Sequence[Image], flag: str) -> Sequenc
     """The masks, one for each of these pictures. Raises UsageError where a number or an aspect differs."""
     if masks and len(masks) != len(over):
         raise UsageError(
-            f"{flag} is given {len(masks)} times for {len(over)} styles: give one for each, a white picture "
-            "for all of it."
+            f"{len(over)} style(s) take as many {flag}, not {len(masks)}: a white picture stands for all of it."
         )
     for mask, picture in zip(masks, over, strict=False):
         aspects = (mask.width / mask.height) / (picture.width / picture.height)

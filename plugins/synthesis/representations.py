@@ -174,11 +174,16 @@ def original(task: Easel, size: Size) -> Image:
 
 
 def result(
-    made: Mapping[str, Made], noun: str, first: Image, captions: Mapping[str, str], data: dict[str, Any]
+    tasks: Mapping[str, Easel],
+    made: Mapping[str, Made],
+    noun: str,
+    first: Image,
+    captions: Mapping[str, str],
+    data: dict[str, Any],
 ) -> Result:
-    """Of several pictures a sheet behind the `first`, and each by its name; one alone is the main picture."""
+    """Of several tasks a sheet behind the `first`, and each by its name; a single one is the main picture."""
     pictures = {file_safe(name): each.picture for name, each in made.items()}
-    if len(made) == 1:
+    if len(tasks) == 1:
         pictures = {"": next(iter(pictures.values()))}
     else:
         tiles = [("original", first)] + [(captions[name], each.picture) for name, each in made.items()]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cnnkit import Image, Result, drawing
@@ -73,6 +74,13 @@ class Run:
         if self._animation:
             self._animation.take_up(state)
         self.record.take_up(state)  # the last, as nothing is kept of a run without rows
+
+    def pictures(self) -> dict[str, Image]:
+        """ "" the one of the lowest loss, or the mean of the last ones where the recipe averages; and "last"
+        where it is another."""
+        best, last = self.synthesis.best_x, self.synthesis.x
+        pictures = {"": self.task.picture(best)}
+        return pictures if np.array_equal(best, last) else {**pictures, "last": self.task.picture(last)}
 
     def files(self, last: Image) -> dict[str, bytes]:
         """The losses as a table and as curves, and the animation, which rests on `last`."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from cnnkit.plugins.synthesis.easel import Easel
 from cnnkit.plugins.synthesis.run import Run, State, joined
 
 Shares = tuple[float, ...]
+Part = TypeVar("Part")
 NOW = "now/"
 """Begins the names of the state of the blend that is being painted."""
 
@@ -80,19 +81,21 @@ class Strip:
             run.take_up(state)
         try:
             run.go(lambda state: context.save(self._state(state)))
+            self._show(name, self._result_of(task, run))
         except KeyboardInterrupt:
             if run.record.rows:
+                self._blends.pop(name, None)
                 context.save(self._state(run.state()))
+                context.emit(Result(_named(name, run.pictures())))  # at once, as all else takes seconds
                 self._show(name, self._result_of(task, run))
             raise
-        self._show(name, self._result_of(task, run))
         context.save(self._state({}))
 
     def _show(self, name: str, made: Result) -> None:
         self._blends[name] = Blend(made.picture, {"shares": self.shares[name], **made.data})
         result = self._result()
-        result.pictures |= {joined(name, part): picture for part, picture in made.pictures.items()}
-        result.files = {joined(name, part): content for part, content in made.files.items()}
+        result.pictures |= _named(name, made.pictures)
+        result.files = _named(name, made.files)
         self._task.context.emit(result)
 
     def _result(self) -> Result:
@@ -131,6 +134,10 @@ class Strip:
                 picture = content.resized(*pixels.shape[:2]).with_pixels(pixels)
                 made[name] = Blend(picture, json.loads(str(state[f"{name}/data"])))
         return made
+
+
+def _named(name: str, parts: Mapping[str, Part]) -> dict[str, Part]:
+    return {joined(name, part): made for part, made in parts.items()}
 
 
 def told(shares: Shares) -> str:
