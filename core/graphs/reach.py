@@ -23,6 +23,7 @@ from cnnkit.graphs.tensors import NOTHING
 
 PROBES = ((960, 1920), (1920, 2880))
 """Sizes at which a graph of any size is looked at: multiples of every stride that networks have."""
+LARGEST_STRIDE = 64
 
 Axes = tuple[int, int]
 Item = TypeVar("Item")
@@ -43,6 +44,13 @@ class View:
             self.low + self.step * window.first,
             self.high + self.step * window.last,
         )
+
+    def up_to_the_ends(self, length: int, size: int) -> "View":
+        """The view where the numbers that were cut off `length` others of a picture of a size count as seen.
+
+        What a node puts in their place is not theirs.
+        """
+        return View(self.step, min(self.low, self.step - 1), max(self.high, size - self.step * length))
 
     def joined(self, other: "View") -> "View":
         """The view of a number that is made of both. Raises Whole where they do not lie over each other."""
@@ -141,6 +149,9 @@ class _Walk:
         self.smallest = [1, 1]
         for node in picture_nodes(graph.skeleton.graph, graph.input.name):
             self._visit(node)
+        for axis in (0, 1):
+            if not graph.size[axis]:
+                self._settle(axis)
 
     def _visit(self, node: onnx.NodeProto) -> None:
         read = [self.planes[name] for name in node.input if name in self.planes]
@@ -174,9 +185,12 @@ class _Walk:
                 raise Whole("joins planes of different axes")
             views = [view.joined(another) for view, another in zip(views, other.views, strict=True)]
         for axis, window in enumerate(windows(reader)):
-            missing = math.floor(self.sizes[0][axis] / views[axis].step) - first.lengths[0][axis]
+            size, length = self.sizes[0][axis], first.lengths[0][axis]
+            missing = math.floor(size / views[axis].step) - length
             needed = math.ceil((window.needs + missing) * views[axis].step)
             self.smallest[axis] = max(self.smallest[axis], needed)
+            if window.first < 0 or window.last > length - 1 - window.stride * (reader.made[axis] - 1):
+                views[axis] = views[axis].up_to_the_ends(length, size)
             views[axis] = views[axis].through(window)
         return first.axes, _pair(views)
 
@@ -225,6 +239,30 @@ class _Walk:
         """Parts of the picture have to begin where a number of each plane does."""
         for axis, view in enumerate(views):
             self.strides[axis] = math.lcm(self.strides[axis], view.step.numerator)
+
+    def _settle(self, axis: int) -> None:
+        """A network may pad or resize the picture to multiples of a number: that is its stride, then."""
+        misfit, least = None, self.strides[axis]
+        strides = range(least, LARGEST_STRIDE + 1, least)
+        for stride in (stride for stride in strides if self.sizes[0][axis] % stride == 0):
+            misfit = self._misfit(axis, stride)
+            if misfit is None:
+                self.strides[axis] = stride
+                return
+        if misfit:
+            self._note(misfit, "has a size that does not follow the picture's")
+
+    def _misfit(self, axis: int, by: int) -> str | None:
+        """The first plane, if any, that does not grow as the picture does when it grows by so many pixels."""
+        known = infer_shapes(
+            self.graph, *(size + by * (axis == one) for one, size in enumerate(self.sizes[0]))
+        )
+        for name, plane in self.planes.items():
+            shape = known[name].shape
+            grown = plane.lengths[0][axis] + by / plane.views[axis].step
+            if plane.axes and (shape is None or shape[plane.axes[axis]] != grown):
+                return name
+        return None
 
 
 def _pair(items: Iterable[Item]) -> tuple[Item, Item]:

@@ -114,10 +114,10 @@ def axes_of(operation: Operation, sources: Sequence[Any], grid: Mapping[str, Seq
             axes.append(Axis(name, tuple(values), 0))
         else:
             field = fields[name]
-            is_fed = field.is_picture or (field.kind in (int, float) and field.option.parse is None)
-            for value in values:
-                field.convert(value, Image.load)
-            axes.append(Axis(name, tuple(values), 3 if is_fed else 1, field.is_picture))
+            is_number = field.kind in (int, float) and field.option.parse is None
+            meant = [field.convert(value, Image.load) for value in values]
+            rank = 3 if is_number or field.is_picture else 1
+            axes.append(Axis(name, tuple(meant if is_number else values), rank, field.is_picture))
     return axes
 
 

@@ -98,6 +98,8 @@ class Sweep:
         self.job, self.host, self.settings, self.reporter = job, host, settings, reporter
         self.force = force
         folder = Path(output or f"{job.operation}.{SWEEP}")
+        if output == "-":
+            raise UsageError("-o - holds one picture, and a sweep makes many; give a folder/.")
         if folder.is_file() or folder.suffix.lower() in SUFFIXES:
             raise UsageError(
                 f"-o {output} is one file, and a sweep makes many; give a folder: -o {folder.stem}/"

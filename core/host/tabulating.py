@@ -62,7 +62,7 @@ def to_csv(cells: Sequence[Cell], axes: Sequence[Axis]) -> bytes:
     columns = [name for name in _columns(found) if _differs(name, found) or _is_number(name, found)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*beginnings, *columns])
+    writer.writerow([*beginnings, *(f"data.{name}" if name in beginnings else name for name in columns)])
     for told, data in rows:
         writer.writerow([told.get(name) for name in beginnings] + [data.get(name) for name in columns])
     return text.getvalue().encode()
@@ -75,7 +75,9 @@ def in_short(cells: Sequence[Cell], axes: Sequence[Axis]) -> str:
     """
     varying = [axis for axis in axes if len(axis.values) > 1] or list(axes[:1])
     data = [dict(_summarised((cell.manifest or {}).get("data", {}))) for cell in cells]
+    known = {axis.title for axis in varying}
     names = [name for name in _columns(data) if len(cells) == 1 or _differs(name, data)]
+    names = [name for name in names if name not in known]
     columns = [[axis.title, *(_of(axis, cell) for cell in cells)] for axis in varying]
     columns.append(["seconds", *(_state(cell) for cell in cells)])
     columns += [[name, *(_shown(found.get(name)) for found in data)] for name in names]

@@ -71,18 +71,21 @@ def test_a_head_on_frozen_features(folder: Path, base: Model) -> None:
     assert sure.data["classes"][0]["label"] == "red"
 
 
-def test_the_base_stays_bit_for_bit(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "build, size", [(mini_xception, 24), pytest.param(mobilenet_v2, 32, marks=pytest.mark.slow)]
+)
+def test_the_base_stays_bit_for_bit(folder: Path, build: Any, size: int) -> None:
     """With batch norms inside, whether features are kept or pictures augmented; and its statistics too."""
-    for build, size in ((mini_xception, (24, 24)), (mobilenet_v2, (32, 32))):
-        model = build("random:0", size=size)  # type: ignore[operator]
-        before = weights(model)
-        for more in ({}, {"flip": True}):
-            _, after = trained(folder, model, epochs=1, **more)
-            now = weights(after)
-            kept = {name for name in before.keys() & now.keys() if not name.startswith("predictions")}
-            assert len(kept) > 30 and all(now[name] == before[name] for name in kept)
+    model = build("random:0", size=(size, size))
+    before = weights(model)
+    for more in ({}, {"flip": True}):
+        _, after = trained(folder, model, epochs=1, **more)
+        now = weights(after)
+        kept = {name for name in before.keys() & now.keys() if not name.startswith("predictions")}
+        assert len(kept) > 30 and all(now[name] == before[name] for name in kept)
 
 
+@pytest.mark.slow
 def test_fine_tuning_moves_weights_and_no_statistics(folder: Path) -> None:
     model = mini_xception("random:0", size=(24, 24))
     before = weights(model)
@@ -103,6 +106,7 @@ def test_fine_tuning_moves_weights_and_no_statistics(folder: Path) -> None:
     assert [row["phase"] for row in history(result)] == ["fine-tuned"]
 
 
+@pytest.mark.slow
 def test_from_scratch_batch_norms_learn_and_fold(folder: Path) -> None:
     options: dict[str, Any] = {"way": "scratch", "epochs": 2, "flip": True, "mixup": 0.2, "average": 0.9}
     result, plain = trained(folder, at(untrained(), 32, 32), **options)

@@ -55,6 +55,9 @@ WINDOWS: dict[str, tuple[Net, float, int, int, int]] = {
     "shuffled": (lambda op, x: op.DepthToSpace(op.Concat(x, x, x, x, axis=1), blocksize=2), 2, 0, 1, 0),
     "unshuffled": (lambda op, x: op.DepthToSpace(op.SpaceToDepth(x, blocksize=3), blocksize=3), 1, 2, 3, 0),
     "cut": (lambda op, x: op.Slice(op.Conv(x, ONES, pads=[1] * 4), [2, 2], [2**40] * 2, [2, 3]), 1, 3, 1, 2),
+    "cut and padded": (
+        lambda op, x: op.Conv(op.Slice(x, [0, 0], [-2, -2], [2, 3]), ONES, pads=[1] * 4), 1, 3, 1, 2
+    ),
 }  # fmt: skip
 
 
@@ -85,7 +88,7 @@ def influence(network: Graph, found: Reach, side: int = 24) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(
-    st.lists(st.sampled_from("conv stride pool up shuffle valid".split()), min_size=1, max_size=4),
+    st.lists(st.sampled_from("conv stride pool up shuffle valid cut".split()), min_size=1, max_size=4),
     st.integers(0, 3),
 )
 def test_a_part_of_the_picture_is_enough(steps: list[str], seed: int) -> None:
@@ -96,6 +99,9 @@ def test_a_part_of_the_picture_is_enough(steps: list[str], seed: int) -> None:
             net.conv(2, 5)
         elif step == "valid":
             net.conv(2, 3, padding="valid")
+        elif step == "cut":
+            net.x = net.b.op.Slice(net.x, [1, 0], [-3, -2], [2, 3])
+            net.conv(2, 3, padding="constant")
         elif step == "stride":
             net.conv(3, 3, stride=2, padding="constant")
         elif step == "pool":
@@ -192,6 +198,20 @@ def test_channels_last() -> None:
     found = reach(Graph.of(b.model()))
     assert found.axis == 3 and found.channels == 3 and found.whole == {}
     assert found.halo == (1, 0)
+
+
+@pytest.mark.parametrize("multiple, stride, whole", [(8, 8, []), (128, 1, ["padded"])])
+def test_a_network_that_pads_its_picture_itself(multiple: int, stride: int, whole: list[str]) -> None:
+    """Up to a multiple of a number: then the stride is that, as only there the pads are always the same."""
+
+    def net(op: Any, x: Any) -> Any:
+        sides = op.Shape(x, start=2)
+        pads = op.Concat(np.zeros(6, np.int64), op.Mod(op.Neg(sides), np.array([multiple])), axis=0)
+        padded = op.Conv(op.Pad(x, pads, None, mode="edge", name="padded"), ONES, pads=[1] * 4)
+        return op.Slice(padded, [0, 0], sides, [2, 3])
+
+    found = reach(graph(net))
+    assert found.stride == (stride, stride) and list(found.whole) == whole
 
 
 def test_what_is_no_plane() -> None:

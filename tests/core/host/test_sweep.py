@@ -60,6 +60,8 @@ class Painter:
             context.save({"stroke": np.array(stroke + 1)})
         self.painted.append((options.red, options.green))
         data = {"losses": {"a": options.red, "total": options.red + options.green}, "name": source.name}
+        if options.word:
+            data["word"] = options.word.upper()
         return Result({"": flat(options.red, options.green)}, data=data)
 
 
@@ -197,6 +199,19 @@ def test_every_combination_once(host: Host, painter: Painter, here: Path) -> Non
     assert painter.painted == [(100, 75), (200, 75)] and len(more.data["cells"]) == 8
 
 
+def test_numbers_that_were_typed_are_numbers(host: Host, painter: Painter, here: Path) -> None:
+    records = sweep(host, red=["007", "20"]).data["cells"]
+    assert [each["red"] for each in records] == [7, 20] and painter.painted == [(7, 0), (20, 0)]
+    assert records[0]["cell"] == "shapes.red=7.paint"
+
+
+def test_what_a_result_calls_as_an_option_is_told_from_it(host: Host, here: Path) -> None:
+    result = sweep(host, word=["a", "b"])
+    rows = list(csv.DictReader(io.StringIO((here / "paint.sweep" / "sweep.csv").read_text())))
+    assert [(row["word"], row["data.word"]) for row in rows] == [("a", "A"), ("b", "B")]
+    assert result.text.splitlines()[0].split() == ["word", "seconds"]
+
+
 def test_a_cell_can_be_run_again_from_its_manifest(host: Host, painter: Painter, here: Path) -> None:
     sweep(host, red=[100, 200])
     painter.painted.clear()
@@ -314,6 +329,8 @@ def test_wrong_sources_folders_and_networks(host: Host, here: Path) -> None:
         UsageError, match=r"-o x.png is one file, and a sweep makes many; give a folder: -o x/"
     ):
         cnnkit.sweep("paint", "sample:shapes", {}, host=host, output="x.png")
+    with pytest.raises(UsageError, match=r"-o - holds one picture, and a sweep makes many"):
+        cnnkit.sweep("paint", "sample:shapes", {}, host=host, output="-")
     with pytest.raises(ModelError, match="there is no network 'typo'"):
         cnnkit.sweep("classify", "sample:shapes", {"model": ["default", "typo"]})
     (here / "paint.sweep").mkdir()
