@@ -135,7 +135,8 @@ def carry_out(
         recursive=recursive,
     )
     for outcome in outcomes:
-        show(outcome, terminal, json, to_stdout=output == "-")
+        summary = outcome.source is None and bool(job.sources)
+        show(outcome, terminal, json, to_stdout=output == "-" and not summary)
         failed |= outcome.error is not None
     raise typer.Exit(1 if failed else 0)
 
@@ -150,7 +151,7 @@ def show(outcome: "Outcome", terminal: Terminal, json: bool = False, to_stdout: 
 
             traceback.print_exception(outcome.error.__cause__)
         terminal.write(f"error: {outcome.error}")
-    if to_stdout and outcome.source is not None and outcome.result is not None:
+    if to_stdout and outcome.result is not None:
         if "" not in outcome.result.pictures:
             parts = ", ".join(outcome.result.pictures) or "none"
             raise UsageError(f"-o - needs one main picture, and this run makes {parts}; give a folder/.")
@@ -161,7 +162,7 @@ def show(outcome: "Outcome", terminal: Terminal, json: bool = False, to_stdout: 
     elif outcome.result is not None and outcome.result.text:
         typer.echo(outcome.result.text)
     if outcome.skipped:
-        terminal.say(f"{outcome.source}: skipped, its result exists")
+        terminal.say(f"{outcome.source or 'the run'}: skipped, its result exists")
     for path in outcome.paths:
         terminal.say(f"wrote {path}")
 

@@ -60,8 +60,12 @@ class VisualizeOptions:
         Option("the mean of a channel, its neuron in the middle, or (dream) all of the layer in one picture"),
     ] = "channel"
     tap: Annotated[
-        Tap, Option("climb before or after the activation; behind a ReLU most channels are stuck")
-    ] = "before"
+        Tap | None,
+        Option(
+            "climb before or after the activation, behind a ReLU most channels are stuck (default: before, "
+            "a dream after)"
+        ),
+    ] = None
     parametrisation: Annotated[
         Numbers, Option("what is changed: the spectrum, which gives clear pictures, or pixels")
     ] = "fourier"
@@ -73,6 +77,11 @@ class VisualizeOptions:
     ] = "standard"
     steps: Annotated[int, Option("steps of each picture", min=1)] = 128
     rate: Annotated[float, Option("length of a step of Adam", min=0)] = 0.05
+
+    @property
+    def climbed(self) -> Tap:
+        """The tap. Before the activation a dream would count the squares of what that cuts off."""
+        return self.tap or ("after" if self.objective == "dream" else "before")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +95,8 @@ class Drawn:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing excited it."""
-        return not self.end > self.start
+        """Whether nothing excites it: it answers zero, or what it did to the noise."""
+        return self.end in (0, self.start)
 
 
 def visualize(source: None, model: Model, options: VisualizeOptions, context: Context) -> Result:
@@ -108,9 +117,10 @@ def visualize(source: None, model: Model, options: VisualizeOptions, context: Co
 
 def asked(model: Model, options: VisualizeOptions, context: Context) -> Subject:
     """What is to be drawn. Raises UsageError."""
-    if options.classes and (options.layer or options.channels or options.objective != "channel"):
+    of_a_layer = options.layer or options.channels or options.tap or options.objective != "channel"
+    if options.classes and of_a_layer:
         raise UsageError(
-            "--classes draws classes; --layer, --channels and --objective are of a layer: say one."
+            "--classes draws classes; --layer, --channels, --objective and --tap are of a layer: say one."
         )
     if options.classes:
         return subject.classes(model, options.classes, context)
@@ -119,7 +129,7 @@ def asked(model: Model, options: VisualizeOptions, context: Context) -> Subject:
             f"--layer or --classes must be given: layers of '{model.name}' are {some_layers(model)}; "
             "`cnnkit models layers` lists all."
         )
-    return subject.layer(model, options.layer, options.channels, options.objective, options.tap, context)
+    return subject.layer(model, options.layer, options.channels, options.objective, options.climbed, context)
 
 
 def some_layers(model: Model) -> str:
@@ -195,7 +205,7 @@ class Gallery:
         self.drawn.append(one)
         self.context.emit(Result({self.subject.part(one.number): one.picture}))
         if one.silent:
-            other = "--tap before" if self.options.tap == "after" else "another --seed"
+            other = "--tap before" if self.options.climbed == "after" else "more --steps or another --seed"
             self.context.say(f"{self._line(one)}: nothing moves it; try {other}")
         if time.monotonic() - self._saved > CHECKPOINT:
             self.context.save(self._state())

@@ -54,9 +54,15 @@ def deliver(
         return
     whole = completed(job, host)
     job = replace(job, model=whole.model)
+    sources: list[Any] = [*job.sources]
+    places = destinations(job.operation, sources, output)
+    if operation.takes == "nothing" and not sources:
+        name = host.model(job.model).name if job.model else "cnnkit"
+        sources, places = [None], [destination(name, job.operation, output)]
     left: list[tuple[Any, Destination]] = []
-    for source, place in zip(job.sources, destinations(job.operation, job.sources, output), strict=True):
-        if (skip_existing or resume) and is_done(replace(whole, sources=(source,)), place):
+    for source, place in zip(sources, places, strict=True):
+        alone = replace(whole, sources=() if source is None else (source,))
+        if (skip_existing or resume) and is_done(alone, place):
             yield Outcome(source, skipped=True)
             continue
         try:
@@ -66,14 +72,11 @@ def deliver(
             yield Outcome(source, error=error)
         else:
             left.append((source, place))
-    if job.sources and not left:
+    if sources and not left:
         return
     waiting = deque(place for _, place in left)
-    job = replace(job, sources=tuple(source for source, _ in left))
+    job = replace(job, sources=tuple(source for source, _ in left if source is not None))
     desks = [Desk(place, force, resume) for place in waiting]
-    if operation.takes == "nothing":
-        name = host.model(job.model).name if job.model else "cnnkit"
-        desks = [Desk(destination(name, job.operation, output), force, resume)]
     for outcome in execute(job, host, settings, reporter, desks=desks):
         place = waiting.popleft() if outcome.source is not None else _place_of_the_whole(job, outcome, output)
         result = outcome.result

@@ -26,7 +26,8 @@ class Objective:
     aim: Aim = "channel"
 
     def __call__(self, builder: Builder, tap: Callable[[str], Any]) -> dict[str, Any]:
-        op, values = builder.op, builder.tensor(self.tensor)
+        op = builder.op
+        values = op.cast(builder.tensor(self.tensor), np.float32)
         channels = values.shape[self.axis]
         if self.aim == "dream":
             reached = op.ReduceMean(op.Mul(values, values), keepdims=0)

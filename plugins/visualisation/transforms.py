@@ -43,7 +43,9 @@ class Transforms:
 
 
 STANDARD = Transforms(
-    6 / 128, tuple(1 + step / 50 for step in range(-5, 6)), tuple(map(float, range(-10, 11)))
+    6 / 128,
+    tuple(1 + step / 50 for step in range(-5, 6)),
+    tuple(map(float, [*range(-10, 11), *[0] * 5])),
 )
 """Lucid's `standard_transforms` for its 128 pixels: the two jitters of 8 and 4 pixels in one."""
 TRANSFORMS: Mapping[Movement, Transforms] = {

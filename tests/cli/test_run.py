@@ -236,6 +236,8 @@ def test_folder_and_nothing(cnnkit: Run, trouble: Path, picture: Path) -> None:
     assert gone.code == 1 and "the operation count failed on nowhere: FileNotFoundError" in gone.err
     assert cnnkit("run", "hello", sites=(trouble,)).out == "hello\n"
     assert cnnkit("run", "hello", picture, sites=(trouble,)).code == 2
+    assert cnnkit("run", "hello", "-o", "-", sites=(trouble,)).code == 2  # it has no picture
+    assert cnnkit("run", "filters", "--layer", "0", "-o", "-").stdout.startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

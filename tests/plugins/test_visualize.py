@@ -25,7 +25,7 @@ from cnnkit import (
 )
 from cnnkit import run as cnnkit_run
 from cnnkit.host.context import LogReporter
-from cnnkit.plugins.visualize import VisualizeOptions, visualize
+from cnnkit.plugins.visualize import Drawn, VisualizeOptions, visualize
 
 OPERATION = Operation("visualize", visualize, VisualizeOptions, takes="nothing")
 HOST = Host()
@@ -45,12 +45,14 @@ def run(model: Model, said: Said | None = None, seed: int = 0, **options: Any) -
     )
 
 
-def colours(depth: int = 3, bias: float = 0.0, labels: tuple[str, ...] = ()) -> Model:
+def colours(
+    depth: int = 3, bias: float = 0.0, labels: tuple[str, ...] = (), dtype: Any = np.float32
+) -> Model:
     """Channel k of the layer `more` is how much more there is of colour k than of the next one."""
     kernel = (np.eye(depth) - np.roll(np.eye(depth), 1, axis=1) * (depth > 1))[..., None, None]
     b = Builder()
-    picture = b.input("picture", ["batch", depth, 16, 16])
-    x = b.op.Conv(picture, kernel.astype(np.float32), np.full(depth, bias, np.float32), name="difference")
+    picture = b.input("picture", ["batch", depth, 16, 16], dtype)
+    x = b.op.Conv(picture, kernel.astype(dtype), np.full(depth, bias, dtype), name="difference")
     x = b.op.Relu(x, name="more")
     b.output(
         b.op.Softmax(b.op.Flatten(b.op.GlobalAveragePool(x), name="mean"), name="likely"), ["batch", depth]
@@ -140,6 +142,30 @@ def test_a_layer_dreams_in_one_picture(small: Model) -> None:
     assert {*result.pictures} == {"", "two"} and result.arrays["activations"].shape == (1, 1)
 
 
+def test_a_dream_counts_no_squares_of_what_the_activation_cuts_off() -> None:
+    """x + 0.1 and 3x - 0.2 are large in white, 1; the square of the second rises towards black, -1, too."""
+    b = Builder()
+    kernel, bias = np.array([1, 3], np.float32).reshape(2, 1, 1, 1), np.array([0.1, -0.2], np.float32)
+    x = b.op.Conv(b.input("picture", ["batch", 1, 16, 16]), kernel, bias, name="both")
+    b.output(b.op.Relu(x, name="more"))
+    model = Model.of(b.model(), preprocessing=Preprocessing.preset("tf", channels="grey"), name="ramps")
+    options = {"layer": "more", "objective": "dream", "steps": 40, "rate": 0.2, "transforms": "none"}
+    white, black = (
+        run(model, parametrisation="pixels", **options, **more).data["drawn"][0]["end"]
+        for more in ({}, {"tap": "before"})
+    )
+    assert white == pytest.approx((1.1**2 + 2.8**2) / 2, rel=0.05) and black == 0
+
+
+@pytest.mark.parametrize("objective", ["channel", "neuron", "dream"])
+def test_a_network_of_half_precision(objective: str) -> None:
+    whole, half = (
+        run(colours(dtype=dtype), layer="more", objective=objective, steps=20, rate=0.2).arrays["activations"]
+        for dtype in (np.float32, np.float16)
+    )
+    np.testing.assert_allclose(half, whole, rtol=0.02, atol=0.01)
+
+
 def test_the_layout_of_a_network_makes_no_difference(small: Model) -> None:
     other = small_network("nhwc", size=(32, 32))
     first, second = (
@@ -198,6 +224,20 @@ def test_a_channel_that_nothing_excites_is_said_to_be_silent() -> None:
     assert any("1: 0 -> 0, silent: nothing moves it; try --tap before" in line for line in said.lines)
 
 
+def test_silent_is_what_stays_at_zero_or_where_it_was() -> None:
+    picture = Image(np.zeros((1, 1, 3), np.uint8))
+    found = [
+        Drawn(0, picture, start, end).silent for start, end in [(0, 0), (2, 0), (2, 2), (2, 1), (-2, -1)]
+    ]
+    assert found == [True, True, True, False, False]
+
+
+def test_what_may_help_a_silent_channel_is_said() -> None:
+    said = Said()
+    run(colours(bias=-9.0), said, layer="more", channels="1", steps=1)
+    assert said.lines == ["1: 0 -> 0, silent: nothing moves it; try more --steps or another --seed"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -209,6 +249,7 @@ def test_a_channel_that_nothing_excites_is_said_to_be_silent() -> None:
         ({"layer": "more", "channels": "red"}, "say numbers from 0 up and ranges"),
         ({"layer": "more", "channels": "1", "objective": "dream"}, "leave out --channels"),
         ({"layer": "more", "classes": "1"}, "say one"),
+        ({"tap": "after", "classes": "1"}, "say one"),
         ({"classes": "top:2"}, "depends on a picture"),
         ({"classes": "7"}, "7"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cnnkit
-from cnnkit import Context, Host, Image, Job, Model, Operation, Option, Result, UsageError
+from cnnkit import Context, Host, Image, Job, Model, Operation, Option, OutputError, Result, UsageError
 from cnnkit.host.context import LogReporter, Settings
 from cnnkit.host.delivery import deliver
 from cnnkit.host.jobs import Outcome
@@ -173,3 +173,7 @@ def test_what_takes_no_picture_has_a_desk_too(
     assert outcome.unwrap().data["counted"] == [4, 5, 6, 7, 8, 9]
     assert {path.name for path in outcome.paths} == {path.name for path in tmp_path.iterdir()}
     assert len(outcome.paths) == 2 + len(STEPS)
+    assert counted(resume=True).skipped
+    (tmp_path / "cnnkit.count.png").write_bytes(b"a stranger's")
+    interrupted["at"] = 0  # it does not come to that
+    assert isinstance(counted(resume=False).error, OutputError)

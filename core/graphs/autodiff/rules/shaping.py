@@ -145,12 +145,15 @@ def gather_nd(op: Operators, node: Node, dy: Tensor, data: Tensor, indices: Tens
     if node.attribute("batch_dims", 0):
         raise node.refusal("is only known without batch_dims; write the indices of the batch out")
     depth = indices.shape[-1]
+    assert depth is not None  # or the rank of what is read would be open
     sizes = op.Slice(op.shape(data), [0], [depth], [0])
     found = op.cast(indices, np.int64)
     found = op.Where(op.Less(found, 0), op.Add(found, sizes), found)
-    behind = [size or 0 for size in data.shape[1:depth]]
-    strides = np.cumprod([1, *behind[::-1]])[::-1]
-    places = op.Reshape(op.ReduceSum(op.Mul(found, strides), [-1]), [-1])
+    places = op.Slice(found, [0], [1], [-1])
+    for axis in range(1, depth):
+        size = op.Shape(data, start=axis, end=axis + 1)
+        places = op.Add(op.Mul(places, size), op.Slice(found, [axis], [axis + 1], [-1]))
+    places = op.Reshape(places, [-1])
     slices = op.Reshape(dy, op.Concat(op.Shape(places), [-1], axis=0))
     added = _scattered(op, slices, 0, op.ReduceProd(sizes, [0]), places)
     return (op.Reshape(added, op.shape(data)),)

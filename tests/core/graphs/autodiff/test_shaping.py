@@ -523,3 +523,12 @@ def test_nothing_is_lost_where_many_add_to_the_same_place(operator: str) -> None
     shape = (len(indices), 1, 2) if operator == "Gather" else (len(indices), 2)
     _, (dx,) = run_gradients(write, np.zeros((3, 2), np.float32), indices, seed=np.ones(shape, np.float32))
     assert dx.tolist() == [[100_000, 100_000]] * 3
+
+
+def test_places_are_counted_along_an_open_axis_too() -> None:
+    b = Builder()
+    turned = b.op.Transpose(b.input("x", ["open", 3]), perm=[1, 0])
+    read = b.op.GatherND(turned, np.array([[2, 1], [0, -1], [2, 1]], np.int64))
+    b.output(gradients(b, b.op.ReduceSum(read, keepdims=0), ["x"])["x"])
+    (found,) = in_runtime(b.model(), {"x": np.zeros((4, 3), np.float32)})
+    assert found.tolist() == [[0, 0, 0], [0, 0, 2], [0, 0, 0], [1, 0, 0]]
