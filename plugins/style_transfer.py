@@ -7,8 +7,6 @@ Gatys, Ecker and Bethge 2015 (arXiv:1508.06576), and the programs that came of i
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-
 from cnnkit import (
     Context,
     Image,
@@ -26,7 +24,6 @@ from cnnkit.plugins.synthesis.colours import ContentColours
 from cnnkit.plugins.synthesis.deviations import deviations
 from cnnkit.plugins.synthesis.easel import Easel
 from cnnkit.plugins.synthesis.eye import eye
-from cnnkit.plugins.synthesis.loop import Array
 from cnnkit.plugins.synthesis.options import StyleTransferOptions, recipe_of
 from cnnkit.plugins.synthesis.presets import PRESETS
 from cnnkit.plugins.synthesis.probe import duration, probe
@@ -57,12 +54,13 @@ def style_transfer(picture: Image, model: Model, options: StyleTransferOptions, 
         run.take_up(state)
     try:
         run.go(context.save)
+        return result(task, run, options)
     except KeyboardInterrupt:
         if run.record.rows:
             context.save(run.state())
+            context.emit(Result(run.pictures()))  # at once, as all else takes seconds
             context.emit(result(task, run, options))
         raise
-    return result(task, run, options)
 
 
 def easel(picture: Image, model: Model, options: StyleTransferOptions, context: Context) -> Easel:
@@ -106,6 +104,10 @@ def regions_of(picture: Image, options: StyleTransferOptions) -> Regions:
     """Raises UsageError for masks that do not fit."""
     if options.mask and options.strip:
         raise UsageError("--strip makes one style of two, and --mask keeps them apart: leave one out.")
+    if options.mask_mode == "inside" and not (options.mask or options.style_mask):
+        raise UsageError(
+            "--mask-mode inside says how, but there is no mask: say --mask too, or leave it out."
+        )
     painted = checked(options.mask, [picture] * len(options.style), "--mask")
     return Regions(painted, checked(options.style_mask, options.style, "--style-mask"), options.mask_mode)
 
@@ -130,16 +132,11 @@ def _strip(task: Easel, options: StyleTransferOptions, count: int) -> Result:
 
 def result(task: Easel, run: Run, options: StyleTransferOptions) -> Result:
     """Of a run that has made a move at least."""
-    synthesis = run.synthesis
-    last = synthesis.x
-    main = synthesis.best_x
-    made = Result({"": task.picture(main)})
-    if not np.array_equal(main, last):
-        made.pictures["last"] = task.picture(last)
+    made = Result(run.pictures())
     made.files = run.files(made.picture)
     if options.features:
         made.pictures |= features(task, made.picture)
-    made.data = _data(task, run, main, options)
+    made.data = _data(task, run, options)
     made.text = told(task, made.data, run.record.rows[-1].seconds)
     return made
 
@@ -159,8 +156,8 @@ def features(task: Easel, painted: Image) -> dict[str, Image]:
     }
 
 
-def _data(task: Easel, run: Run, main: Array, options: StyleTransferOptions) -> dict[str, Any]:
-    row, best = run.record.rows[-1], run.synthesis.best
+def _data(task: Easel, run: Run, options: StyleTransferOptions) -> dict[str, Any]:
+    row, best, main = run.record.rows[-1], run.synthesis.best, run.synthesis.best_x
     size = task.size_of(main)
     return {
         "preset": options.preset,

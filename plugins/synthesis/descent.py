@@ -103,7 +103,7 @@ class Descent:
             still = self._iterate is not None and not self._iterate.gradient.any()
             reason: Reason = Reason.GRADIENT if still else end.value
             return reason
-        except TimeIsUp:
+        except (TimeIsUp, KeyboardInterrupt):
             self.made, self._in_round = counts
             self._run = None
             raise

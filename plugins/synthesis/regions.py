@@ -102,7 +102,7 @@ def checked(masks: Sequence[Image], over: Sequence[Image], flag: str) -> Sequenc
     """The masks, one for each of these pictures. Raises UsageError where a number or an aspect differs."""
     if masks and len(masks) != len(over):
         raise UsageError(
-            f"{len(over)} style(s) take as many {flag}, not {len(masks)}: a white picture stands for all of it."
+            f"{len(over)} style(s) take as many {flag}, not {len(masks)}: a white picture is all of it."
         )
     for mask, picture in zip(masks, over, strict=False):
         aspects = (mask.width / mask.height) / (picture.width / picture.height)

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as pillow
+from stopping import Stopping
 
 import cnnkit
-from cnnkit import Context, Image, Model, Settings, UsageError
-from cnnkit.host.context import LogReporter
-from cnnkit.host.host import default_host
+from cnnkit import Image, Model, UsageError
 from cnnkit.models.default import locate
 from cnnkit.plugins.style_transfer import duration, network, style_transfer
 from cnnkit.plugins.synthesis.options import StyleTransferOptions
@@ -232,33 +231,6 @@ def test_best_and_last_are_both_kept_where_they_differ(model: Model) -> None:
     assert (result.pictures["last"].pixels != result.picture.pixels).any()
 
 
-class Stopping(Context):
-    """Keeps checkpoints in memory, and is interrupted after so many items."""
-
-    def __init__(self, after: int | None, kept: dict[str, Any] | None = None) -> None:
-        super().__init__(default_host(), Settings(), 3, LogReporter())
-        self.after, self.kept, self.shown = after, kept, []  # type: ignore[var-annotated]
-
-    def progress(self, items: Any, total: Any = None, label: Any = "") -> Any:
-        for number, item in enumerate(items, 1):
-            yield item
-            assert label() if callable(label) else True
-            if number == self.after:
-                raise KeyboardInterrupt
-
-    def save(self, state: Any) -> None:
-        buffer = io.BytesIO()
-        np.savez(buffer, **state)
-        buffer.seek(0)
-        self.kept = dict(np.load(buffer))
-
-    def restore(self) -> Any:
-        return self.kept
-
-    def emit(self, result: Any) -> None:
-        self.shown.append(result)
-
-
 @pytest.mark.parametrize("name", ["cnnkit", "gatys-code", "keras-lbfgs"])
 def test_an_interrupted_run_goes_on_to_the_same_end(model: Model, name: str) -> None:
     style = Image.load(STYLE)
@@ -266,11 +238,12 @@ def test_an_interrupted_run_goes_on_to_the_same_end(model: Model, name: str) -> 
         style=(style,), preset=name, size="long:64", pyramid=40, iterations=6, animation="gif"
     )
     content = Image.load(CONTENT)
-    whole = style_transfer(content, model, options, Stopping(None))
+    whole = style_transfer(content, model, options, Stopping())
     first = Stopping(8)
     with pytest.raises(KeyboardInterrupt):
         style_transfer(content, model, options, first)
-    (shown,) = first.shown
+    at_once, shown = first.shown
+    assert at_once.pictures.keys() == shown.pictures.keys() and not at_once.files
     assert shown.data["iterations"] == 8 and shown.data["stopped"] == "it was interrupted"
     rest = style_transfer(content, model, options, Stopping(None, first.kept))
     np.testing.assert_array_equal(rest.picture.pixels, whole.picture.pixels)
@@ -280,6 +253,34 @@ def test_an_interrupted_run_goes_on_to_the_same_end(model: Model, name: str) -> 
     ]
     assert without_time[0] == without_time[1]
     assert rest.files["run.gif"] == whole.files["run.gif"]
+
+
+@pytest.mark.parametrize("strip", [None, 2])
+def test_a_run_whose_end_is_interrupted_shows_its_picture_and_is_kept(
+    model: Model, monkeypatch: pytest.MonkeyPatch, strip: int | None
+) -> None:
+    """While it is measured how near the result comes; and once more while that is done for what is kept."""
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    styles = Image.load(STYLE), Image.load(CONTENT)
+    options = StyleTransferOptions(style=styles, strip=strip, size="long:48", pyramid=0, iterations=2)
+    content, first = Image.load(CONTENT), Stopping()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("cnnkit.plugins.style_transfer.deviations", interrupted)
+        style_transfer(content, model, options, first)
+    (shown,) = first.shown
+    rest, whole = Stopping(None, first.kept), Stopping()
+    expected = style_transfer(content, model, options, whole)
+    found = style_transfer(content, model, options, rest)
+    assert rest.moves == whole.moves - 2
+    assert found.text.splitlines()[1:] == expected.text.splitlines()[1:]
+    np.testing.assert_array_equal(found.picture.pixels, expected.picture.pixels)
+    name = "blend000" if strip else ""
+    np.testing.assert_array_equal(
+        shown.pictures[name].pixels, (whole.shown[0] if strip else expected).pictures[name].pixels
+    )
 
 
 # Before the start

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from small_network import picture, small_network
 from synthesis_task import Parts
 
-from cnnkit import Builder, Context, Host, Model, ModelError, Preprocessing, Settings, UsageError
+from cnnkit import (
+    Builder,
+    Context,
+    Host,
+    Model,
+    ModelError,
+    Preprocessing,
+    Settings,
+    TrainingSession,
+    UsageError,
+)
 from cnnkit.plugins.synthesis import units
 from cnnkit.plugins.synthesis.eye import eye
 from cnnkit.plugins.synthesis.loop import Moment, Synthesis
@@ -245,6 +255,31 @@ def test_a_stage_that_does_not_begin_leaves_the_one_before() -> None:
     again = made(recipe, fresh())
     again.take_up(run.state())
     assert [told(moment) for moment in again.moments()] == whole[run.number :]
+
+
+@pytest.mark.parametrize("way", ["adam", "lbfgs-wolfe"])
+def test_a_move_that_is_not_made_to_its_end_is_made_anew(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a second Ctrl-C leaves it, behind any evaluation, also between those of one search along a line."""
+    recipe = replace(RECIPE, **WAYS[way], start="noise")
+    whole = [told(moment) for moment in made(recipe, fresh()).moments()]
+    differentiate = TrainingSession._differentiate
+    for count in (2, 3, 4, 5):
+        left = iter(range(count)[::-1])
+
+        def interrupted(*arguments: Any, left: Any = left) -> Any:
+            values = differentiate(*arguments)
+            if not next(left):
+                raise KeyboardInterrupt
+            return values
+
+        run, seen = made(recipe, fresh()), []
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(TrainingSession, "_differentiate", interrupted)
+            for moment in run.moments():
+                seen.append(told(moment))
+        again = made(recipe, fresh())
+        again.take_up(run.state())
+        assert seen + [told(moment) for moment in again.moments()] == whole
 
 
 @pytest.mark.parametrize("pyramid", [0, 8])

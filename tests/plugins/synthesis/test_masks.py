@@ -220,15 +220,16 @@ def test_a_style_is_taken_from_its_region() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"mask": [WHITE]}, "--mask is given 1 times for 2 styles"),
-        ({"style_mask": [WHITE] * 3}, "--style-mask is given 3 times for 2 styles"),
+        ({"mask": [WHITE]}, "2 style(s) take as many --mask, not 1"),
+        ({"style_mask": [WHITE] * 3}, "2 style(s) take as many --style-mask, not 3"),
         ({"mask": [WHITE, half(20, 40)]}, "32x24: a mask has its picture's aspect"),
         ({"mask": [WHITE, WHITE * 0]}, "is black: white is where the style belongs"),
         ({"style_mask": [WHITE, WHITE * 0]}, "is black: white is where the style belongs"),
         (
             {"mask": [WHITE, half(columns=slice(0, 3))], "mask_mode": "inside"},
-            "no place of the layer 'two' sees only the inside of the mask",
+            "name earlier --style-layers, or begin with a larger size (--size, --pyramid)",
         ),
+        ({"mask_mode": "inside"}, "--mask-mode inside says how, but there is no mask"),
         ({"mask": [LEFT, RIGHT], "styles": "targets"}, "--styles targets makes one style of all"),
         ({"mask": [LEFT, RIGHT], "strip": 3}, "--strip makes one style of two"),
     ],

@@ -120,7 +120,7 @@ def test_every_field_of_a_recipe_can_be_set() -> None:
         "noise": "normal:3", "optimizer": "sgd", "rate": 6, "iterations": 7, "clamp": "step", "average": 0.3,
         "pyramid": 8, "offsets": "1,2,3", "original_size": True,
         "set": "filter=nearest,pixels=torch,unit=0..1,content_form=sum,style_form=values,"
-        "variation_form=power-2,decay=0.5,decay_every=3,betas=0.1:0.2,epsilon=1,epsilon_as=keras,memory=4,restart_every=2,"
+        "variation_form=power-2,norm_weight=1,decay=0.5,decay_every=3,betas=0.1:0.2,epsilon=1,epsilon_as=keras,memory=4,restart_every=2,"
         "pyramid_iterations=3,rounding=truncate",
     }  # fmt: skip
     found, plain = recipe(preset="gatys-code", **given), Recipe("", rounding="round")

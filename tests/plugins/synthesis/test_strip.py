@@ -1,6 +1,5 @@
 """A strip: its ends are the runs with one style, and what is made is not made again."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from small_network import picture, small_network
+from stopping import Stopping
 
 import cnnkit
-from cnnkit import Context, Host, Image, Model, Settings, UsageError
+from cnnkit import Host, Image, Model, Settings, UsageError
 from cnnkit.host.context import LogReporter
 from cnnkit.host.delivery import deliver
 from cnnkit.host.operation import Job, ModelSpec
@@ -193,34 +193,6 @@ def test_a_transparent_content_gives_transparent_blends_and_a_strip_on_white(net
 # Interrupted
 
 
-class Stopping(Context):
-    """Keeps checkpoints in memory, and is interrupted after so many moves."""
-
-    def __init__(self, after: int | None, kept: dict[str, Any] | None = None) -> None:
-        super().__init__(Host(), Settings(threads=1), 3, LogReporter())
-        self.left, self.kept, self.moves = after, kept, 0
-        self.shown: list[cnnkit.Result] = []
-
-    def progress(self, items: Any, total: Any = None, label: Any = "") -> Any:
-        for item in items:
-            yield item
-            self.moves += 1
-            if self.moves == self.left:
-                raise KeyboardInterrupt
-
-    def save(self, state: Any) -> None:
-        buffer = io.BytesIO()
-        np.savez(buffer, **state)
-        buffer.seek(0)
-        self.kept = dict(np.load(buffer))
-
-    def restore(self) -> Any:
-        return self.kept
-
-    def emit(self, result: Any) -> None:
-        self.shown.append(result)
-
-
 @pytest.mark.parametrize("styles", ["targets", "losses"])
 @pytest.mark.parametrize("after", [3, 10, 17])
 def test_an_interrupted_strip_goes_on_to_the_same_end(network: Model, styles: str, after: int) -> None:
@@ -238,7 +210,7 @@ def test_an_interrupted_strip_goes_on_to_the_same_end(network: Model, styles: st
         iterations=7,
     )
     content = Image.load(CONTENT)
-    uncut, first = Stopping(None), Stopping(after)
+    uncut, first = Stopping(), Stopping(after)
     whole = style_transfer(content, network, options, uncut)
     with pytest.raises(KeyboardInterrupt):
         style_transfer(content, network, options, first)
