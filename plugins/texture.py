@@ -89,13 +89,14 @@ def likeness(task: Easel, x: Array, picture: Image) -> dict[str, Any]:
 
 def textures(tasks: Mapping[str, Easel], made: Mapping[str, Made]) -> Result:
     """Of all sets of layers that are done."""
-    task = next(iter(tasks.values()))
+    *_, task = tasks.values()  # the one of all layers
     errors = {name: float(np.mean(list(each.data["gram_error"].values()))) for name, each in made.items()}
     captions = {
         name: f"{'and ' if place else ''}{name}: {100 * error:.2g} %"
         for place, (name, error) in enumerate(errors.items())
     }
-    data = {"recipe": asdict(task.recipe) | {"style_layers": list(tasks)}, "size": list(task.size)}
+    layers = [layer for layer, _ in task.recipe.style_layers]
+    data = {"recipe": asdict(task.recipe) | {"style_layers": layers}, "size": list(task.size)}
     height, width = task.size
     scale = min(height / task.content.height, width / task.content.width)
     within = max(1, round(scale * task.content.height)), max(1, round(scale * task.content.width))

@@ -71,10 +71,10 @@ class Series:
 
     def _keep(self, name: str, run: Run) -> None:
         x, task, row = run.synthesis.best_x, self._tasks[name], run.record.rows[-1]
-        picture = task.picture(x)
+        picture, best = task.picture(x), run.synthesis.best
         data = {
             **self._about(task, x, picture),
-            "loss": row.total,
+            "loss": best.total if best else row.total,
             "iterations": row.iteration,
             "stopped": run.synthesis.reason or str(Reason.INTERRUPTED),
         }

@@ -301,6 +301,13 @@ def test_other_optimizers(network: Model, optimizer: str) -> None:
     assert run(network, optimizer=optimizer, iterations=30).data["layers"]["one"]["feature_error"] < 0.5
 
 
+def test_the_loss_is_that_of_the_picture(network: Model) -> None:
+    """Adam leaps away from its start, which stays the best."""
+    result = run(network, layers=["one"], optimizer="adam", rate=1000, iterations=3)
+    totals = [float(row["total"]) for row in csv.DictReader(io.StringIO(result.files["losses.csv"].decode()))]
+    assert totals[0] < totals[-1] and result.data["layers"]["one"]["loss"] == pytest.approx(totals[0])
+
+
 def test_the_layout_makes_no_difference(network: Model) -> None:
     last = run(small_network("nhwc"), layers=["two"], iterations=6)
     first = run(network, layers=["two"], iterations=6)

@@ -77,6 +77,7 @@ def test_one_set_alone_is_the_main_picture(small: Model) -> None:
     result = run(small, growing=False)
     assert list(result.pictures) == [""] and list(result.data["textures"]) == ["two"]
     assert list(result.data["textures"]["two"]["gram_error"]) == ["one", "two"]
+    assert result.data["recipe"]["style_layers"] == ["one", "two"]
 
 
 def test_the_gram_error_is_that_of_the_saved_texture(small: Model) -> None:
