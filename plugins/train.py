@@ -4,7 +4,9 @@
 `training/course.py` teaches it.
 """
 
+import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,8 +24,10 @@ from cnnkit import (
     Context,
     Dataset,
     Model,
+    ModelError,
     Operation,
     Result,
+    UsageError,
     folded,
     hookimpl,
     manifest_of,
@@ -37,7 +41,7 @@ from cnnkit.plugins.training.feeding import Feeder
 from cnnkit.plugins.training.learner import HeadAlone, Learner, WholeNetwork
 from cnnkit.plugins.training.options import TrainOptions
 from cnnkit.plugins.training.sets import readable, sets, sheet
-from cnnkit.plugins.training.surgery import Weights, weights_of, with_head
+from cnnkit.plugins.training.surgery import Weights, has_head, weights_of, with_head
 
 BATCH = 32
 CHECKPOINT = 30.0
@@ -106,11 +110,12 @@ class Training:
         self.others = [record.read(path) for path in options.beside]
         split = sets(folder, options, context)
         base = _sized(model, context)
-        knows = base.labels == split.train.classes
+        knows = base.labels == split.train.classes and has_head(base)
         self.phases = phases(options, knows)
         random = np.random.default_rng(context.seed)
         self.model = base if knows else with_head(base, split.train.classes, random)
         self.batch = context.settings.batch or BATCH
+        self._check()
         threads, unit = context.settings.threads or 2, self.model.preprocessing
         self.pictures = readable(
             Feeder(split.train, unit, options.augmentation, context.seed, threads), options, context
@@ -120,6 +125,27 @@ class Training:
         self._number = 0
         self._course: Course | None = None
         self._begun = time.monotonic()
+
+    def _check(self) -> None:
+        """Before anything is read or trained. Raises UsageError and ModelError."""
+        layer, graph = self.options.from_layer, self.model.graph
+        if layer and self.options.way != "fine-tuned":
+            raise UsageError(f"--from-layer says what is fine-tuned, and --way is {self.options.way}.")
+        if layer:
+            self.model.find([layer])
+        if (
+            graph.batch
+            and any(self._through_all(phase) for phase in self.phases)
+            and self.batch != graph.batch
+        ):
+            raise ModelError(
+                f"'{self.model.name}' takes exactly {graph.batch} picture(s) at a time: say --batch "
+                f"{graph.batch}, or export it with a batch of any size."
+            )
+
+    def _through_all(self, phase: Phase) -> bool:
+        """Whether pictures go through the whole network in each epoch, and not their features alone."""
+        return phase.first is not None or bool(self.options.augmentation)
 
     @property
     def phase(self) -> Phase:
@@ -134,6 +160,11 @@ class Training:
         """To the end, from the checkpoint where the user asks for it."""
         state = self.context.restore()
         if state:
+            if str(state["pictures"]) != self._pictures:
+                raise UsageError(
+                    f"{self.pictures.dataset.root} has other pictures, or --batch is another, than when the "
+                    "training was interrupted: say it without --resume to start anew."
+                )
             self._number = int(state["phase"])
             self._earlier = [Row(*row) for row in json.loads(str(state["earlier"]))]
         while True:
@@ -142,6 +173,7 @@ class Training:
                 course.take_up(state)
                 state = None
             self._teach(course)
+            self._save(course)
             if self._number + 1 == len(self.phases):
                 return
             self._earlier += course.rows
@@ -150,9 +182,10 @@ class Training:
 
     def keep(self) -> None:
         """What there is after an interruption, and what is needed to go on."""
-        if self._course and self._course.rows:
+        if self._course:
             self._save(self._course)
-            self.context.emit(self.result())
+            if self._course.rows:
+                self.context.emit(self.result())
 
     def _made(self, phase: Phase) -> Course:
         """The course of a phase, at its beginning."""
@@ -161,7 +194,7 @@ class Training:
         self.context.say(_described(phase, weights))
         optimizer = _optimizer(options, phase)
         learner: Learner
-        if phase.first is None and not options.augmentation:
+        if not self._through_all(phase):
             learner = HeadAlone(self.model, optimizer, self.context, self.pictures, self.validation)
         else:
             trained = [name for layer in weights for name in layer.trained]
@@ -195,7 +228,18 @@ class Training:
 
     def _save(self, course: Course) -> None:
         earlier = np.array(json.dumps(self._earlier))
-        self.context.save(course.state() | {"phase": np.array(self._number), "earlier": earlier})
+        told = {"phase": np.array(self._number), "earlier": earlier, "pictures": np.array(self._pictures)}
+        self.context.save(course.state() | told)
+
+    @property
+    def _sets(self) -> str:
+        """Which picture is in which set."""
+        return manifest_of({"train": self.pictures.dataset, "validation": self.validation.dataset})
+
+    @property
+    def _pictures(self) -> str:
+        """A digest of the pictures of each step, by their names."""
+        return hashlib.sha256(f"{self.batch}\n{self._sets}".encode()).hexdigest()
 
     def result(self) -> Result:
         """Of a training with an epoch at least."""
@@ -205,13 +249,12 @@ class Training:
         made = Result({"pictures": sheet(self.pictures, augmented=False)})
         if options.augmentation:
             made.pictures["augmented"] = sheet(self.pictures, augmented=True)
-        named = {"train": self.pictures.dataset, "validation": self.validation.dataset}
         made.files = {
             "onnx": b"".join(best.serialised()),
             "last.onnx": b"".join(last.serialised()),
             "history.csv": record.table(self.rows),
             "curves.png": record.curves([*self.others, self.rows]),
-            "split.csv": manifest_of(named).encode(),
+            "split.csv": self._sets.encode(),
         }
         made.data = self._data(course)
         made.text = _summary(made.data)
@@ -232,6 +275,8 @@ class Training:
         options = asdict(self.options)
         for name in ("validation_folder", "classes", "beside"):
             del options[name]
+        if self.options.validation_folder:
+            options["validation"] = 0.0  # none of the folder itself was held out
         best = self._course.best_row if self._course else None
         return {
             "options": options,
@@ -349,23 +394,29 @@ def _label(course: Course) -> str:
     if not course.rows:
         return "epoch 1"
     row = course.rows[-1]
-    return f"epoch {row.epoch + 1}: {row.validation_accuracy:.1%} so far"
+    told = "" if math.isnan(row.validation_accuracy) else f": {row.validation_accuracy:.1%} so far"
+    return f"epoch {row.epoch + 1}{told}"
 
 
 def _line(row: Row, phase: Phase) -> str:
+    validated = f"validation {row.validation_loss:.4f}, {row.validation_accuracy:.1%}; "
     return (
         f"{phase.name} {row.epoch}/{phase.epochs}: loss {row.loss:.4f}, accuracy {row.accuracy:.1%}; "
-        f"validation {row.validation_loss:.4f}, {row.validation_accuracy:.1%}; "
-        f"{row.pictures_per_second:.0f} pictures/s"
+        f"{'' if math.isnan(row.validation_loss) else validated}{row.pictures_per_second:.0f} pictures/s"
     )
 
 
 def _summary(data: dict[str, Any]) -> str:
+    found = "nothing to validate with"
+    if data["validated_with"]:
+        found = (
+            f"validation accuracy {data['validation_accuracy']:.1%} of {data['validated_with']}, "
+            f"loss {data['validation_loss']:.4f}"
+        )
     return (
         f"{len(data['classes'])} classes, {data['pictures']} pictures, {data['epochs']} epochs in "
         f"{duration(data['seconds'])}; {data['stopped']}\n"
-        f"  best: {data['best_phase']} epoch {data['best_epoch']}, validation accuracy "
-        f"{data['validation_accuracy']:.1%} of {data['validated_with']}, loss {data['validation_loss']:.4f}"
+        f"  best: {data['best_phase']} epoch {data['best_epoch']}, {found}"
     )
 
 

@@ -121,7 +121,7 @@ def rerun(
     outcomes = list(execute(job, host, replace(settings, device=device or settings.device), reporter))
     outcome = outcomes[0 if told["picture"] else -1]
     outcome.unwrap()
-    if output is not None and told["picture"]:
+    if output is not None and outcome.source is not None:
         place = destination(stem_of(job.sources[0]), job.operation, output)
     elif output is not None:
         place = _place_of_the_whole(job, outcome, output)

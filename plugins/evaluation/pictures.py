@@ -1,8 +1,6 @@
 """Which pictures of a folder are evaluated, and which of the network's classes they are of."""
 
 import csv
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +10,7 @@ import numpy as np
 from cnnkit import Context, Dataset, Model, Split, UsageError, did_you_mean
 from cnnkit.plugins.evaluation.options import EvaluateOptions, SetName
 from cnnkit.plugins.training.options import SplitRule
-from cnnkit.plugins.training.sets import joined, listed
+from cnnkit.plugins.training.sets import few, joined, listed, once
 
 SHARE = 0.2
 RULE: SplitRule = "keras"
@@ -130,10 +128,11 @@ def _look(dataset: Dataset, folder: Path, name: SetName, options: EvaluateOption
     if not len(dataset):
         where = "" if name == "all" else f" for {name}"
         raise UsageError(f"{folder} has no pictures{where}: there is nothing to evaluate.")
-    if options.manifest and (gone := [file for file in dataset.files if not (folder / file).is_file()]):
-        raise UsageError(f"--manifest {options.manifest} names {_few(gone)}, which {folder} does not have.")
-    if twice := sorted(file for file, count in Counter(dataset.files).items() if count > 1):
-        raise UsageError(f"{options.manifest or options.classes} has more than one row for {_few(twice)}.")
+    if not options.manifest:
+        return
+    if gone := [file for file in dataset.files if not (folder / file).is_file()]:
+        raise UsageError(f"--manifest {options.manifest} names {few(gone)}, which {folder} does not have.")
+    once(dataset.files, options.manifest)
 
 
 def _learned_from(dataset: Dataset, model: Model, record: Record) -> bool:
@@ -163,8 +162,3 @@ def _place(name: str, model: Model) -> int:
         )
     hint = did_you_mean(name, (one for some in synonyms for one in some))
     raise UsageError(f"'{name}' is no class of '{model.name}'.{hint} Rename the folder, or {HOW}.")
-
-
-def _few(files: Sequence[str]) -> str:
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"'{files[0]}'{more}"

@@ -93,7 +93,7 @@ class Course:
     def ended(self) -> str:
         """Why it is over; empty while it is not."""
         patience = self._plan.patience
-        if self.best_row and patience and len(self.rows) - 1 - self.rows.index(self.best_row) >= patience:
+        if self.best_row and patience and len(self.rows) - self.best_row.epoch >= patience:
             return f"no lower validation loss in {patience} epochs"
         return "all epochs done" if self._epoch >= self._plan.epochs else ""
 

@@ -99,7 +99,9 @@ class HeadAlone:
         self, model: Model, optimizer: Any, context: Context, pictures: Feeder, validation: Feeder
     ) -> None:
         self._features = values_of(model, FEATURES, pictures, context, "features")
-        self._validation = values_of(model, FEATURES, validation, context, "features to validate with")
+        self._validation = self._features[:0]
+        if len(validation.dataset):
+            self._validation = values_of(model, FEATURES, validation, context, "features to validate with")
         loss = Classification(self._features.shape[1])
         where = context.settings
         self.session = TrainingSession(

@@ -26,6 +26,8 @@ def read(path: Path) -> list[Row]:
     try:
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file))
+        if not lines:
+            raise ValueError("it has no epochs")
         return [Row(*(kind(line[name]) for name, kind in Row.__annotations__.items())) for line in lines]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise UsageError(f"{path} is no history.csv of a training: {error}.") from None

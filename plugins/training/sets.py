@@ -1,5 +1,6 @@
 """Which pictures are trained with, and which validated with."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,10 @@ SHOWN = 8
 
 def sets(folder: Path, options: TrainOptions, context: Context) -> Split:
     """The two sets of a folder, with the same classes. Raises UsageError for folders without such sets."""
+    if options.classes and options.validation_folder:
+        raise UsageError(
+            "--classes says with its third column what validates; leave out --validation-folder."
+        )
     if options.classes:
         found = listed(folder, options.classes, options.validation, context.seed, options.split)
     else:
@@ -37,7 +42,7 @@ def readable(feeder: Feeder, options: TrainOptions, context: Context) -> Feeder:
     problems = list(context.progress(feeder.read(), len(dataset), "reading pictures"))
     for error in problems:
         if error and options.unreadable == "refuse":
-            raise UsageError(f"{error} Take it away, or say --unreadable skip.")
+            raise UsageError(f"{str(error).rstrip('.')}. Take it away, or say --unreadable skip.")
         if error:
             context.say(f"left out: {error}")
     return feeder.take([index for index, error in enumerate(problems) if error is None])
@@ -67,6 +72,7 @@ def listed(folder: Path, table: Path, share: float, seed: int, rule: SplitRule) 
     found = Dataset.listed(folder, table)
     if unknown := sorted(found.keys() - {"", "train", "validation"}):
         raise UsageError(f"{table}: a set is train, validation or empty, not '{unknown[0]}'.")
+    once([file for dataset in found.values() for file in dataset.files], table)
     parts: dict[str, list[Dataset]] = {"train": [], "validation": []}
     for name, dataset in found.items():
         if name:
@@ -76,6 +82,18 @@ def listed(folder: Path, table: Path, share: float, seed: int, rule: SplitRule) 
             parts["train"].append(split.train)
             parts["validation"].append(split.validation)
     return Split(*(joined(some or [next(iter(found.values())).take([])]) for some in parts.values()))
+
+
+def once(files: Sequence[str], table: Path) -> None:
+    """Raises UsageError for a table that gives a picture more than one class or set."""
+    if twice := sorted(file for file, count in Counter(files).items() if count > 1):
+        raise UsageError(f"{table} has more than one row for {few(twice)}.")
+
+
+def few(files: Sequence[str]) -> str:
+    """The first, and how many more there are."""
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"'{files[0]}'{more}"
 
 
 def joined(parts: Sequence[Dataset]) -> Dataset:

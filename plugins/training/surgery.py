@@ -74,6 +74,12 @@ def with_head(model: Model, labels: Sequence[str], random: np.random.Generator) 
     return replace(model, graph=graph.with_layers(names), labels=tuple(labels), source=None)
 
 
+def has_head(model: Model) -> bool:
+    """Whether the network ends as `with_head` makes it, so that its head can go on learning."""
+    names = {tensor.name for tensor in model.graph.skeleton.graph.initializer}
+    return {KERNEL, BIAS} <= names and {FEATURES, LOGITS} <= model.graph.producers.keys()
+
+
 @per_model
 def base_of(model: Model) -> Base:
     """Walk from the scores back to the last layer with weights; what it reads are the features.

@@ -16,9 +16,10 @@ from small_network import small_network
 from typer.testing import CliRunner
 
 import cnnkit
-from cnnkit import Host, Model, Result, Session, UsageError
+from cnnkit import Host, Job, Model, ModelError, ModelSpec, Result, Session, Settings, UsageError
 from cnnkit.cli.main import app
 from cnnkit.host.context import LogReporter
+from cnnkit.host.delivery import deliver
 from cnnkit.models.mini_xception import mini_xception
 from cnnkit.models.mobilenet_v2 import mobilenet_v2
 from cnnkit.models.small_vgg import untrained
@@ -146,6 +147,32 @@ def test_a_network_goes_on_learning(folder: Path, base: Model) -> None:
     assert result.data["validation_accuracy"] == 1.0
 
 
+def test_a_head_from_elsewhere_is_replaced(folder: Path, base: Model) -> None:
+    """A network that knows these classes, but does not end as `with_head` has it."""
+    for way in ("frozen", "scratch"):
+        result, model = trained(folder, replace(base, labels=CLASSES), way=way, epochs=1)
+        assert model.labels == CLASSES and result.data["weights"][-1]["layer"] == "predictions"
+
+
+def test_a_layer_is_looked_for_before_anything_is_trained(folder: Path, base: Model) -> None:
+    with pytest.raises(UsageError, match="no layer is called 'konv'"):
+        said(folder, base, way="fine-tuned", from_layer="konv", heard=(heard := []))
+    assert not heard
+    with pytest.raises(UsageError, match="--from-layer says what is fine-tuned, and --way is frozen"):
+        trained(folder, base, from_layer="two")
+
+
+def test_a_network_that_takes_one_picture(folder: Path, base: Model) -> None:
+    proto = onnx.ModelProto.FromString(base.graph.proto.SerializeToString())
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    single = Model.of(proto, preprocessing=base.preprocessing, name="single")
+    assert trained(folder, single, epochs=1)[0].data["epochs"] == 1
+    with pytest.raises(ModelError, match=r"takes exactly 1 picture\(s\) at a time: say --batch 1"):
+        trained(folder, single, way="scratch", epochs=1)
+    assert trained(folder, single, way="scratch", epochs=1, settings=Settings(batch=1))[0].data["epochs"] == 1
+
+
 def test_early_stopping_and_seeds(folder: Path, base: Model) -> None:
     stopped, _ = trained(folder, base, epochs=50, patience=1, optimizer="sgd", rate=30.0)
     assert stopped.data["stopped"] == "no lower validation loss in 1 epochs" and len(history(stopped)) < 50
@@ -167,9 +194,10 @@ def test_runs_in_one_figure(folder: Path, base: Model, tmp_path: Path) -> None:
     (tmp_path / "a.history.csv").write_bytes(result.files["history.csv"])
     both, _ = trained(folder, base, epochs=3, beside=[tmp_path / "a.history.csv"])
     assert len(both.files["curves.png"]) > len(result.files["curves.png"])
-    (tmp_path / "b.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UsageError, match=r"b\.csv is no history.csv of a training"):
-        trained(folder, base, epochs=1, beside=[tmp_path / "b.csv"])
+    for text in ("a,b\n1,2\n", "epoch,phase\n", ""):
+        (tmp_path / "b.csv").write_text(text)
+        with pytest.raises(UsageError, match=r"b\.csv is no history.csv of a training"):
+            trained(folder, base, epochs=1, beside=[tmp_path / "b.csv"])
 
 
 # Odd folders
@@ -183,8 +211,9 @@ class Listener(LogReporter):
         self.said.append(text)
 
 
-def said(folder: Path, model: Model, **options: Any) -> list[str]:
+def said(folder: Path, model: Model, heard: list[str] | None = None, **options: Any) -> list[str]:
     listener = Listener()
+    listener.said = listener.said if heard is None else heard
     cnnkit.run("train", folder, model=model, host=Host(), reporter=listener, epochs=1, **options)
     return listener.said
 
@@ -195,7 +224,7 @@ def test_pictures_that_cannot_be_read(tmp_path: Path, base: Model) -> None:
     (root / "red" / "text.jpg").write_text("hello")
     lines = said(root, base)
     assert sum(line.startswith("left out: ") for line in lines) == 2
-    with pytest.raises(UsageError, match=r"broken\.png.*--unreadable skip"):
+    with pytest.raises(UsageError, match=r"broken\.png.*[^.]\. Take it away, or say --unreadable skip"):
         said(root, base, unreadable="refuse")
 
 
@@ -228,11 +257,83 @@ def test_what_is_wrong_with_the_classes(tmp_path: Path, base: Model) -> None:
 
 def test_a_folder_to_validate_with(tmp_path: Path, base: Model) -> None:
     train, other = pictured_classes(tmp_path / "train", each=4), pictured_classes(tmp_path / "val", each=2)
-    result, _ = trained(train, base, epochs=1, validation_folder=other)
+    result, model = trained(train, base, epochs=1, validation_folder=other)
     assert (result.data["pictures"], result.data["validated_with"]) == (12, 6)
+    with pytest.raises(UsageError, match="no pictures for validation"):  # all were trained with
+        cnnkit.run("evaluate", train, model=model, host=Host(), set="validation", explain="none")
     (other / "green").mkdir()
     with pytest.raises(UsageError, match=r"has a folder 'green', and .* has none"):
         trained(train, base, epochs=1, validation_folder=other)
+
+
+def test_a_picture_is_in_one_set(folder: Path, base: Model, tmp_path: Path) -> None:
+    table = tmp_path / "classes.csv"
+    table.write_text("folder,label,set\nblue,a,train\nred,b,train\nred,b,validation\n")
+    with pytest.raises(UsageError, match=r"more than one row for 'red/0\.png' and 7 more"):
+        trained(folder, base, classes=table)
+    with pytest.raises(UsageError, match="leave out --validation-folder"):
+        trained(folder, base, classes=table, validation_folder=folder)
+
+
+def test_nothing_to_validate_with(folder: Path, base: Model) -> None:
+    result, _ = trained(folder, base, epochs=1, validation=0.0)
+    assert result.text.endswith("best: frozen epoch 1, nothing to validate with")
+    assert not any("nan" in line for line in said(folder, base, validation=0.0))
+
+
+# Interrupted
+
+
+class Impatient(LogReporter):
+    """Presses Ctrl-C when it hears a word."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def say(self, text: str) -> None:
+        if self.word in text:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("word", ["frozen 2/3: loss", "fine-tuned: ", "fine-tuned 1/2: loss"])
+def test_it_goes_on_after_an_interruption(folder: Path, tmp_path: Path, word: str) -> None:
+    """In the first phase, between both, and in the second: to the same network."""
+    network = small_network("nchw", (24, 24)).save(tmp_path / "net.onnx")
+
+    def run(place: str, reporter: LogReporter, resume: bool = False) -> bytes:
+        options = {"way": "fine-tuned", "head_epochs": 3, "epochs": 2, "rate": 1e-3}
+        job = Job("train", (str(folder),), ModelSpec(str(network)), options)
+        outputs = deliver(job, Host(), Settings(), reporter, output=f"{tmp_path}/{place}/", resume=resume)
+        next(outputs).unwrap()
+        return (tmp_path / place / "things.train.last.onnx").read_bytes()
+
+    def kernels(content: bytes) -> dict[str, bytes]:
+        return weights(Model.of(onnx.load_from_string(content)))
+
+    whole = kernels(run("whole", LogReporter()))
+    with pytest.raises(KeyboardInterrupt):
+        run("halved", Impatient(word))
+    listener = Listener()
+    assert kernels(run("halved", listener, resume=True)) == whole
+    assert not any(line.startswith("frozen 1/3: loss") for line in listener.said)
+
+
+def test_another_folder_is_another_training(tmp_path: Path) -> None:
+    root = pictured_classes(tmp_path / "things", each=4)
+    network = small_network("nchw", (24, 24)).save(tmp_path / "net.onnx")
+    job = Job("train", (str(root),), ModelSpec(str(network)), {"epochs": 3})
+
+    def run(settings: Settings, reporter: LogReporter) -> None:
+        outcomes = deliver(job, Host(), settings, reporter, output=f"{tmp_path}/out/", resume=True)
+        next(outcomes).unwrap()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Settings(), Impatient("frozen 2/3"))
+    with pytest.raises(UsageError, match="--batch is another"):
+        run(Settings(batch=4), LogReporter())
+    (root / "red" / "0.png").rename(root / "red" / "9.png")
+    with pytest.raises(UsageError, match="has other pictures"):
+        run(Settings(), LogReporter())
 
 
 def test_from_the_shell(folder: Path, tmp_path: Path) -> None:
@@ -262,3 +363,7 @@ def test_from_the_shell(folder: Path, tmp_path: Path) -> None:
         app, ["run", "classify", str(folder / "red"), "-m", str(tmp_path / "out" / "things.train.onnx")]
     )
     assert again.exit_code == 0, again.output
+    manifest = tmp_path / "out" / "things.train.json"
+    again = CliRunner().invoke(app, ["rerun", str(manifest), "-o", str(tmp_path / "again") + "/"])
+    assert again.exit_code == 0, again.output
+    assert {path.name for path in (tmp_path / "again").iterdir()} == written

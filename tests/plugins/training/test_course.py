@@ -135,3 +135,6 @@ def test_nothing_to_validate_with() -> None:
     learner.validate = lambda slot: np.zeros((0, 3), np.float32)  # type: ignore[method-assign]
     list(run.steps())
     assert np.isnan(run.rows[-1].validation_loss) and run.best_row == run.rows[-1]
+    again, _ = course(patience=2)
+    again.take_up(run.state())
+    assert again.ended == "all epochs done"
