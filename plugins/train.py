@@ -6,23 +6,15 @@
 
 import hashlib
 import json
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnkit import (
-    SGD,
-    Adam,
-    AdamW,
-    Averaged,
     Context,
-    Dataset,
     Model,
     ModelError,
     Operation,
@@ -31,31 +23,22 @@ from cnnkit import (
     folded,
     hookimpl,
     manifest_of,
-    schedules,
 )
 from cnnkit.plugins.interrupting import whole
-from cnnkit.plugins.synthesis.probe import duration
 from cnnkit.plugins.training import record
 from cnnkit.plugins.training.course import Course, Plan, Row
 from cnnkit.plugins.training.feeding import Feeder
 from cnnkit.plugins.training.learner import HeadAlone, Learner, WholeNetwork
 from cnnkit.plugins.training.options import TrainOptions
+from cnnkit.plugins.training.phases import Phase, class_weights, optimizer, phases, schedule
 from cnnkit.plugins.training.sets import readable, sets, sheet
-from cnnkit.plugins.training.surgery import Weights, has_head, weights_of, with_head
+from cnnkit.plugins.training.surgery import has_head, weights_of, with_head
+from cnnkit.plugins.training.telling import described, label, line, summary
 
 BATCH = 32
 CHECKPOINT = 30.0
 """Seconds between two checkpoints."""
-EPOCHS = {"frozen": 20, "fine-tuned": 10, "scratch": 30}
-RATES = {"frozen": 1e-3, "fine-tuned": 1e-5, "scratch": 1e-3}
-"""Of Adam, as Keras' guide to transfer learning has them."""
-SGD_FACTOR = 10.0
-MOMENTUM = 0.9
-DECAY = 0.05
-"""Of AdamW."""
 DEFAULT_SIZE = 224
-FEWEST_STEPS = 4
-"""Of a schedule that goes up and down."""
 
 
 def train(folder: Path, model: Model, options: TrainOptions, context: Context) -> Result:
@@ -71,35 +54,6 @@ def train(folder: Path, model: Model, options: TrainOptions, context: Context) -
         training.keep()
         raise
     return training.result()
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A course of its own: what of the network learns, for how long, and how.
-
-    `first` is the layer from which on it learns: "" for all, None for the head alone.
-    """
-
-    name: str
-    epochs: int
-    rate: float
-    first: str | None
-    batch_norm: bool = False
-
-
-def phases(options: TrainOptions, knows: bool) -> list[Phase]:
-    """Of a way; `knows` says that the network's own head is for these classes already."""
-    way = options.way
-    epochs = options.epochs or EPOCHS[way]
-    factor = SGD_FACTOR if options.optimizer == "sgd" else 1.0
-    rate = options.rate or factor * RATES[way]
-    if way == "frozen":
-        return [Phase("frozen", epochs, rate, None)]
-    if way == "scratch":
-        return [Phase("scratch", epochs, rate, "", batch_norm=True)]
-    first = options.head_epochs if options.head_epochs is not None else 0 if knows else EPOCHS["frozen"]
-    head = [Phase("frozen", first, factor * RATES["frozen"], None)] if first else []
-    return [*head, Phase("fine-tuned", epochs, rate, options.from_layer or "")]
 
 
 class Training:
@@ -191,24 +145,24 @@ class Training:
         """The course of a phase, at its beginning."""
         options = self.options
         weights = weights_of(self.model, phase.first)
-        self.context.say(_described(phase, weights))
-        optimizer = _optimizer(options, phase)
+        self.context.say(described(phase, weights))
+        moved = optimizer(options, phase)
         learner: Learner
         if not self._through_all(phase):
-            learner = HeadAlone(self.model, optimizer, self.context, self.pictures, self.validation)
+            learner = HeadAlone(self.model, moved, self.context, self.pictures, self.validation)
         else:
             trained = [name for layer in weights for name in layer.trained]
             learner = WholeNetwork(
-                self.model, trained, optimizer, self.context, self.pictures, self.validation, phase.batch_norm
+                self.model, trained, moved, self.context, self.pictures, self.validation, phase.batch_norm
             )
         steps = phase.epochs * -(-len(self.pictures.dataset) // self.batch)
         plan = Plan(
             phase.epochs,
             self.batch,
-            _schedule(options, phase, steps),
+            schedule(options, phase, steps),
             self.context.seed,
             options.smoothing,
-            _class_weights(self.pictures.dataset) if options.class_weights == "balanced" else None,
+            class_weights(self.pictures.dataset) if options.class_weights == "balanced" else None,
             options.mixup,
             options.patience,
             "average" if options.average else "",
@@ -218,10 +172,10 @@ class Training:
     def _teach(self, course: Course) -> None:
         saved, told = time.monotonic(), len(course.rows)
         left = (self.phase.epochs - len(course.rows)) * course.steps_per_epoch
-        for _ in self.context.progress(whole(course.steps()), left, lambda: _label(course)):
+        for _ in self.context.progress(whole(course.steps()), left, lambda: label(course)):
             if len(course.rows) > told:
                 told = len(course.rows)
-                self.context.say(_line(course.rows[-1], self.phase))
+                self.context.say(line(course.rows[-1], self.phase))
             if time.monotonic() - saved > CHECKPOINT:
                 self._save(course)
                 saved = time.monotonic()
@@ -257,7 +211,7 @@ class Training:
             "split.csv": self._sets.encode(),
         }
         made.data = self._data(course)
-        made.text = _summary(made.data)
+        made.text = summary(made.data)
         return made
 
     def _finished(self, model: Model, options: TrainOptions) -> Model:
@@ -285,8 +239,8 @@ class Training:
             "pictures": len(self.pictures.dataset),
             "validated_with": len(self.validation.dataset),
             "phases": [asdict(phase) for phase in self.phases],
-            "best": best._asdict() if best else None,
-            "epochs": [row._asdict() for row in self.rows],
+            "best": best.to_json() if best else None,
+            "epochs": [row.to_json() for row in self.rows],
         }
 
     def _data(self, course: Course) -> dict[str, Any]:
@@ -314,9 +268,6 @@ class Training:
         }
 
 
-# What a person asks for, made of what there is
-
-
 def _sized(model: Model, context: Context) -> Model:
     """The network with one input size. Networks that take any are trained at DEFAULT_SIZE."""
     unit = model.preprocessing
@@ -324,100 +275,6 @@ def _sized(model: Model, context: Context) -> Model:
         return model
     context.say(f"{model.name} takes any size: trained at {DEFAULT_SIZE}; say --input-size otherwise")
     return replace(model, preprocessing=replace(unit, height=DEFAULT_SIZE, width=DEFAULT_SIZE))
-
-
-@dataclass(frozen=True)
-class KernelDecay:
-    """An optimizer whose weight decay leaves vectors alone: biases and batch norms do not overfit."""
-
-    optimizer: Any
-
-    @property
-    def settings(self) -> Any:
-        return self.optimizer.settings
-
-    def slots(self, parameter: Any) -> Any:
-        return self.optimizer.slots(parameter)
-
-    def update(self, op: Any, parameter: Any, *others: Any) -> Any:
-        kind = self.optimizer if parameter.rank > 1 else replace(self.optimizer, weight_decay=0.0)
-        return kind.update(op, parameter, *others)
-
-
-def _optimizer(options: TrainOptions, phase: Phase) -> Any:
-    name = options.optimizer or ("adamw" if phase.name == "scratch" else "adam")
-    decay = options.weight_decay
-    if decay is None:
-        decay = DECAY if name == "adamw" else 0.0
-    made: Any = {
-        "adam": Adam(epsilon=1e-7, epsilon_as="keras", weight_decay=decay),
-        "adamw": AdamW(weight_decay=decay),
-        "sgd": SGD(momentum=MOMENTUM, nesterov=True, weight_decay=decay),
-    }[name]
-    made = KernelDecay(made)
-    return Averaged(made, options.average) if options.average else made
-
-
-def _schedule(options: TrainOptions, phase: Phase, steps: int) -> schedules.Schedule:
-    name = options.schedule or ("one-cycle" if phase.name == "scratch" else "constant")
-    if name == "constant" or steps < FEWEST_STEPS:
-        return lambda step: phase.rate
-    shape = schedules.cosine if name == "cosine" else schedules.one_cycle
-    return shape(phase.rate, steps)
-
-
-def _class_weights(dataset: Dataset) -> NDArray[np.float32]:
-    """N / (classes · pictures of the class): scikit-learn's "balanced"."""
-    counts = np.array(list(dataset.counts.values()), np.float32)
-    return np.asarray(len(dataset) / (len(counts) * np.maximum(counts, 1)), np.float32)
-
-
-# What is said
-
-
-def _described(phase: Phase, weights: Sequence[Weights]) -> str:
-    """The layers with weights, and how many numbers of each learn."""
-    wide = max(len(row.layer) for row in weights)
-    lines = [
-        f"  {row.layer:<{wide}}  {row.operator:<18} {row.output:>14} {row.trainable:>12,} {row.frozen:>12,}"
-        for row in weights
-    ]
-    trainable, frozen = sum(row.trainable for row in weights), sum(row.frozen for row in weights)
-    head = f"  {'layer':<{wide}}  {'operator':<18} {'output':>14} {'trainable':>12} {'frozen':>12}"
-    what = (
-        f"{phase.name}: {trainable:,} numbers learn, {frozen:,} stay; {phase.epochs} epochs at {phase.rate:g}"
-    )
-    return "\n".join([head, *lines, what])
-
-
-def _label(course: Course) -> str:
-    if not course.rows:
-        return "epoch 1"
-    row = course.rows[-1]
-    told = "" if math.isnan(row.validation_accuracy) else f": {row.validation_accuracy:.1%} so far"
-    return f"epoch {row.epoch + 1}{told}"
-
-
-def _line(row: Row, phase: Phase) -> str:
-    validated = f"validation {row.validation_loss:.4f}, {row.validation_accuracy:.1%}; "
-    return (
-        f"{phase.name} {row.epoch}/{phase.epochs}: loss {row.loss:.4f}, accuracy {row.accuracy:.1%}; "
-        f"{'' if math.isnan(row.validation_loss) else validated}{row.pictures_per_second:.0f} pictures/s"
-    )
-
-
-def _summary(data: dict[str, Any]) -> str:
-    found = "nothing to validate with"
-    if data["validated_with"]:
-        found = (
-            f"validation accuracy {data['validation_accuracy']:.1%} of {data['validated_with']}, "
-            f"loss {data['validation_loss']:.4f}"
-        )
-    return (
-        f"{len(data['classes'])} classes, {data['pictures']} pictures, {data['epochs']} epochs in "
-        f"{duration(data['seconds'])}; {data['stopped']}\n"
-        f"  best: {data['best_phase']} epoch {data['best_epoch']}, {found}"
-    )
 
 
 def network(options: TrainOptions) -> str:

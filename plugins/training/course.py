@@ -51,6 +51,13 @@ class Row(NamedTuple):
     pictures_per_second: float
     seconds: float
 
+    def to_json(self) -> dict[str, Any]:
+        """By name; None where there is no number."""
+        return {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in self._asdict().items()
+        }
+
 
 @dataclass
 class _Sums:

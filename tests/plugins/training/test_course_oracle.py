@@ -11,10 +11,10 @@ from pictured_classes import pictured_classes
 from cnnkit import SGD, AdamW, Augmentation, Context, Dataset, Host, Session, Settings
 from cnnkit.host.context import LogReporter
 from cnnkit.models.small_vgg import untrained
-from cnnkit.plugins.train import KernelDecay
 from cnnkit.plugins.training.course import Course, Plan
 from cnnkit.plugins.training.feeding import Feeder
 from cnnkit.plugins.training.learner import WholeNetwork
+from cnnkit.plugins.training.phases import KernelDecay
 from cnnkit.plugins.training.surgery import weights_of, with_head
 
 EPOCHS, BATCH, RATE, SIDE = 1, 4, 0.003, 32
