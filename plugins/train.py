@@ -252,7 +252,7 @@ class Training:
             "best_phase": course.best_row.phase,
             "epochs": len(self.rows),
             "stopped": course.ended or "interrupted",
-            "seconds": sum(row.seconds for row in self.rows),
+            "training_seconds": sum(row.seconds for row in self.rows),
             "pictures": len(self.pictures.dataset),
             "validated_with": len(self.validation.dataset),
             "phases": [asdict(phase) for phase in self.phases],

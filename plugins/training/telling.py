@@ -50,6 +50,6 @@ def summary(data: dict[str, Any]) -> str:
         )
     return (
         f"{len(data['classes'])} classes, {data['pictures']} pictures, {data['epochs']} epochs in "
-        f"{duration(data['seconds'])}; {data['stopped']}\n"
+        f"{duration(data['training_seconds'])}; {data['stopped']}\n"
         f"  best: {data['best_phase']} epoch {data['best_epoch']}, {found}"
     )
