@@ -26,11 +26,12 @@ from cnnkit.plugins.synthesis.easel import Easel
 from cnnkit.plugins.synthesis.eye import eye
 from cnnkit.plugins.synthesis.options import StyleTransferOptions, recipe_of
 from cnnkit.plugins.synthesis.presets import PRESETS
-from cnnkit.plugins.synthesis.probe import duration, probe
+from cnnkit.plugins.synthesis.probe import probe
 from cnnkit.plugins.synthesis.regions import Regions, checked
 from cnnkit.plugins.synthesis.run import Run
 from cnnkit.plugins.synthesis.stages import sized, stages
 from cnnkit.plugins.synthesis.strip import Strip
+from cnnkit.plugins.wording import duration
 
 
 def style_transfer(picture: Image, model: Model, options: StyleTransferOptions, context: Context) -> Result:

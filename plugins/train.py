@@ -78,7 +78,6 @@ class Training:
         self._earlier: list[Row] = []
         self._number = 0
         self._course: Course | None = None
-        self._begun = time.monotonic()
 
     def _check(self) -> None:
         """Before anything is read or trained. Raises UsageError and ModelError."""

@@ -21,6 +21,20 @@ from cnnkit.plugins.synthesis.recipe import OptimizerName, Recipe, Weighted
 from cnnkit.plugins.synthesis.record import AnimationFormat
 from cnnkit.plugins.synthesis.regions import MaskMode
 
+Tap = Annotated[Literal["after", "before"] | None, Option("watch a layer after or before its activation")]
+Pooling = Annotated[Literal["max", "average"] | None, Option("of the network")]
+Padding = Annotated[
+    Literal["zero", "replicate", "reflect"] | None,
+    Option("of the first convolution: no zeros, no dark borders"),
+]
+VariationWeight = Annotated[float | None, Option("weight of the total variation: more is smoother", min=0)]
+Mover = Annotated[OptimizerName | None, Option("what moves the picture")]
+Rate = Annotated[
+    float | None,
+    Option("learning rate; of lbfgs-damped the first step, in tenths of a grey level", min=0),
+]
+"""Options of every operation that moves a picture."""
+
 NORMAL_NOISE = 64.0
 """The deviation of normal noise where neither the preset nor the user says one; in 0..255."""
 
@@ -90,21 +104,14 @@ class StyleTransferOptions:
     style_weight: Annotated[
         float | None, Option("weight of the style, as the preset's program counts", min=0)
     ] = None
-    variation_weight: Annotated[
-        float | None, Option("weight of the total variation: more is smoother", min=0)
-    ] = None
+    variation_weight: VariationWeight = None
     normalised: Annotated[
         bool | None,
         Option("divide each layer by its mean on the content: weights mean the same in any network"),
     ] = None
-    tap: Annotated[
-        Literal["after", "before"] | None, Option("watch a layer after or before its activation")
-    ] = None
-    pooling: Annotated[Literal["max", "average"] | None, Option("of the network")] = None
-    padding: Annotated[
-        Literal["zero", "replicate", "reflect"] | None,
-        Option("of the first convolution: no zeros, no dark borders"),
-    ] = None
+    tap: Tap = None
+    pooling: Pooling = None
+    padding: Padding = None
 
     size: Annotated[
         str | None,
@@ -139,11 +146,8 @@ class StyleTransferOptions:
         Option("uniform[:WIDTH] or normal[:DEVIATION], in 0..255", parse=parse_noise, metavar="KIND[:SCALE]"),
     ] = None
 
-    optimizer: Annotated[OptimizerName | None, Option("what moves the picture")] = None
-    rate: Annotated[
-        float | None,
-        Option("learning rate; of lbfgs-damped the first step, in tenths of a grey level", min=0),
-    ] = None
+    optimizer: Mover = None
+    rate: Rate = None
     iterations: Annotated[
         int | None,
         Option("at each size; the first size of a pyramid has more, in the preset's proportion", min=1),

@@ -8,19 +8,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cnnkit import Context, Image, Model, Option, Result, drawing
 from cnnkit.plugins.synthesis.easel import Easel
 from cnnkit.plugins.synthesis.eye import eye
-from cnnkit.plugins.synthesis.options import rate_for
+from cnnkit.plugins.synthesis.options import Mover, Padding, Pooling, Rate, Tap, VariationWeight, rate_for
 from cnnkit.plugins.synthesis.parsing import parse_size
 from cnnkit.plugins.synthesis.presets import FIRST_OF_BLOCKS
-from cnnkit.plugins.synthesis.probe import duration, probe
-from cnnkit.plugins.synthesis.recipe import OptimizerName, Recipe
+from cnnkit.plugins.synthesis.probe import probe
+from cnnkit.plugins.synthesis.recipe import Recipe
 from cnnkit.plugins.synthesis.series import Made, files
 from cnnkit.plugins.synthesis.stages import Size
 from cnnkit.plugins.tiles import file_safe, some_of
+from cnnkit.plugins.wording import duration
 
 SMALLEST_TILE = 160
 """Pixels of a tile's width on a sheet; a smaller picture is enlarged."""
@@ -115,22 +116,12 @@ class RepresentationOptions:
             parse=parse_size,
         ),
     ] = None
-    tap: Annotated[
-        Literal["after", "before"] | None, Option("watch a layer after or before its activation")
-    ] = None
-    pooling: Annotated[Literal["max", "average"] | None, Option("of the network")] = None
-    padding: Annotated[
-        Literal["zero", "replicate", "reflect"] | None,
-        Option("of the first convolution: no zeros, no dark borders"),
-    ] = None
-    variation_weight: Annotated[
-        float | None, Option("weight of the total variation: more is smoother", min=0)
-    ] = None
-    optimizer: Annotated[OptimizerName | None, Option("what moves the picture")] = None
-    rate: Annotated[
-        float | None,
-        Option("learning rate; of lbfgs-damped the first step, in tenths of a grey level", min=0),
-    ] = None
+    tap: Tap = None
+    pooling: Pooling = None
+    padding: Padding = None
+    variation_weight: VariationWeight = None
+    optimizer: Mover = None
+    rate: Rate = None
     iterations: Annotated[int | None, Option("for each picture", min=1)] = None
     seconds: Annotated[
         float | None, Option("stop after this time, of which each picture has a share", min=0)

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cnnkit.plugins.synthesis.probe import duration
 from cnnkit.plugins.training.course import Course, Row
 from cnnkit.plugins.training.phases import Phase
 from cnnkit.plugins.training.surgery import Weights
+from cnnkit.plugins.wording import duration
 
 
 def described(phase: Phase, weights: Sequence[Weights]) -> str:

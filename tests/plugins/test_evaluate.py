@@ -17,24 +17,16 @@ import onnx
 import pytest
 from pictured_classes import CLASSES, pictured_classes
 from PIL import Image as pillow
+from said import Said
 from small_network import small_network
 from typer.testing import CliRunner
 
 import cnnkit
 from cnnkit import Builder, Host, Image, Model, Preprocessing, Result, Settings, UsageError
 from cnnkit.cli.main import app
-from cnnkit.host.context import LogReporter
 
 NAMES = ("one", "two", "three", "red", "blue", "four", "striped", "five")
 """Of the network that guesses: so that blue ones are right, and the others are not."""
-
-
-class Listener(LogReporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +178,10 @@ def test_a_network_without_a_plane(folder: Path) -> None:
     b.output(b.op.MatMul(x, b.constant(weights, "w"), name="scores"))
     unit = Preprocessing(height=8, width=8)
     model = Model.of(b.model(), preprocessing=unit, labels=CLASSES)
-    listener = Listener()
+    listener = Said()
     result = evaluated(folder, model, explain="grad-cam", shown=2, reporter=listener)
     assert result.data["explained_by"] == "occlusion"
-    (line,) = listener.said
+    (line,) = listener.lines
     assert line.endswith("The heat maps are of occlusion instead.")
 
 
@@ -212,11 +204,11 @@ def test_odd_folders(tmp_path: Path, guessing: Model) -> None:
 
 
 def test_a_changed_folder_is_noticed(folder: Path, knowing: Model, tmp_path: Path) -> None:
-    listener = Listener()
+    listener = Said()
     evaluated(folder, knowing, set="validation", reporter=listener)
-    assert not listener.said
+    assert not listener.lines
     evaluated(pictured_classes(tmp_path / "things", each=11), knowing, set="validation", reporter=listener)
-    assert listener.said[-1].startswith("the network's training held out 4 pictures, and these are 6: ")
+    assert listener.lines[-1].startswith("the network's training held out 4 pictures, and these are 6: ")
 
 
 def test_from_the_shell(folder: Path, knowing: Model, tmp_path: Path) -> None:

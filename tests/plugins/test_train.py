@@ -12,6 +12,7 @@ import onnx
 import pytest
 from pictured_classes import CLASSES, pictured_classes
 from PIL import Image as pillow
+from said import Said
 from small_network import small_network
 from typer.testing import CliRunner
 
@@ -203,19 +204,11 @@ def test_runs_in_one_figure(folder: Path, base: Model, tmp_path: Path) -> None:
 # Odd folders
 
 
-class Listener(LogReporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 def said(folder: Path, model: Model, heard: list[str] | None = None, **options: Any) -> list[str]:
-    listener = Listener()
-    listener.said = listener.said if heard is None else heard
+    listener = Said()
+    listener.lines = listener.lines if heard is None else heard
     cnnkit.run("train", folder, model=model, host=Host(), reporter=listener, epochs=1, **options)
-    return listener.said
+    return listener.lines
 
 
 def test_pictures_that_cannot_be_read(tmp_path: Path, base: Model) -> None:
@@ -313,9 +306,9 @@ def test_it_goes_on_after_an_interruption(folder: Path, tmp_path: Path, word: st
     whole = kernels(run("whole", LogReporter()))
     with pytest.raises(KeyboardInterrupt):
         run("halved", Impatient(word))
-    listener = Listener()
+    listener = Said()
     assert kernels(run("halved", listener, resume=True)) == whole
-    assert not any(line.startswith("frozen 1/3: loss") for line in listener.said)
+    assert not any(line.startswith("frozen 1/3: loss") for line in listener.lines)
 
 
 def test_another_folder_is_another_training(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 from PIL import Image as pillow
+from said import Said
 from small_network import picture, small_network
 
 import cnnkit
 from cnnkit import Context, Host, Image, ImageError, Job, ModelError, Operation, Option, Result, UsageError
 from cnnkit.host import keeping
-from cnnkit.host.context import LogReporter, Settings
+from cnnkit.host.context import Settings
 from cnnkit.host.grid import alternatives, axes_of, cells_of, in_order, word_for
 from cnnkit.host.keeping import KEPT_OPEN, Kept
 from cnnkit.host.options import fields_of
@@ -258,20 +259,12 @@ def test_pictures_out_of_memory_are_never_taken_for_one_another(
     assert painter.painted == [(100, 0)] * 2 + [(0, 0)] * 2
 
 
-class Listener(LogReporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
 def test_an_interruption_keeps_what_there_is_and_goes_on(host: Host, painter: Painter, here: Path) -> None:
     painter.stops_at = (200, 150, 1)
-    listener, grid = Listener(), {"red": [100, 200], "green": [50, 150]}
+    listener, grid = Said(), {"red": [100, 200], "green": [50, 150]}
     with pytest.raises(KeyboardInterrupt):
         cnnkit.sweep("paint", "sample:shapes", grid, steps=True, host=host, reporter=listener)
-    assert listener.said[-1] == "3 of 4 are done; the same command goes on from there"
+    assert listener.lines[-1] == "3 of 4 are done; the same command goes on from there"
     folder = here / "paint.sweep"
     assert flats_in(pixels(folder / "sweep.png")) == [(100, 50), (100, 150), (200, 50)]
     records = json.loads((folder / "sweep.json").read_text())["data"]["cells"]
@@ -279,16 +272,16 @@ def test_an_interruption_keeps_what_there_is_and_goes_on(host: Host, painter: Pa
 
     painter.strokes.clear()
     painter.stops_at = None
-    listener.said.clear()
+    listener.lines.clear()
     result = cnnkit.sweep("paint", "sample:shapes", grid, steps=True, host=host, reporter=listener)
     assert painter.strokes == [(200, 150, 1), (200, 150, 2)]
-    assert listener.said[0] == "3 of 4 are done already" and listener.said[1].startswith("4 of 4: red 200,")
+    assert listener.lines[0] == "3 of 4 are done already" and listener.lines[1].startswith("4 of 4: red 200,")
     assert flats_in(result.picture.pixels) == [(100, 50), (100, 150), (200, 50), (200, 150)]
     assert all(each["seconds"] >= 0 for each in result.data["cells"])
 
 
 def test_a_failing_cell_is_told_and_the_others_go_on(host: Host, painter: Painter, here: Path) -> None:
-    listener = Listener()
+    listener = Said()
     sources = ["sample:shapes", "missing.png"]
     result = cnnkit.sweep("paint", sources, {"red": [12, 13, 14]}, host=host, reporter=listener)
     assert painter.painted == [(12, 0), (14, 0)]
@@ -296,7 +289,7 @@ def test_a_failing_cell_is_told_and_the_others_go_on(host: Host, painter: Painte
     assert records["shapes.red=13.paint"] == "thirteen is not painted."
     assert records["missing.red=12.paint"] == "there is no file 'missing.png'"
     assert [line.split()[-1] for line in result.text.splitlines()].count("failed") == 4
-    assert "source shapes, red 13: thirteen is not painted." in listener.said
+    assert "source shapes, red 13: thirteen is not painted." in listener.lines
     assert flats_in(result.picture.pixels) == [(12, 0), (14, 0)]
 
 

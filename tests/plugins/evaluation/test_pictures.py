@@ -6,23 +6,15 @@ from typing import Any
 
 import pytest
 from pictured_classes import CLASSES, pictured_classes
+from said import Said
 from small_network import small_network
 
 from cnnkit import Context, Dataset, Host, Model, Settings, UsageError, manifest_of
-from cnnkit.host.context import LogReporter
 from cnnkit.plugins.evaluation.options import EvaluateOptions
 from cnnkit.plugins.evaluation.pictures import Chosen, choose
 
 LABELS = ("grey", "red, scarlet", "Blue", "striped", "red wine", "green", "7", "striped horse")
 """Of the eight classes of the small network."""
-
-
-class Listener(LogReporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +40,9 @@ def trained(network: Model, share: float = 0.2, rule: str = "keras", seed: int =
 
 
 def chosen(folder: Path, model: Model, seed: int = 0, **options: Any) -> tuple[Chosen, list[str]]:
-    listener = Listener()
+    listener = Said()
     context = Context(Host(), Settings(), seed, listener)
-    return choose(folder, model, EvaluateOptions(**options), context), listener.said
+    return choose(folder, model, EvaluateOptions(**options), context), listener.lines
 
 
 def files(found: Chosen) -> list[str]:
