@@ -1,8 +1,9 @@
 """Running a graph in float64: onnx's own reference implementation, which is slow and says what is right.
 
 Some of its operators are replaced (seen in onnx 1.23): `Erf`, and `Gelu` with it, rounds to float32,
-`ConvTranspose` takes minutes for many channels and is wrong for some groups, `MaxPool` forgets the planes in
-its indices when it steps by one, and pools are wrong where ceil_mode lets windows reach over the edge.
+`Pad` cannot cut, `ConvTranspose` takes minutes for many channels and is wrong for some groups, `MaxPool`
+forgets the planes in its indices when it steps by one, and pools are wrong where ceil_mode lets windows reach
+over the edge.
 """
 
 import itertools
@@ -38,6 +39,7 @@ class Reference:
         operators: list[type[OpRun]] = [
             Erf,
             Gelu,
+            Pad,
             ConvTranspose,
             MaxPool,
             AveragePool,
@@ -79,6 +81,27 @@ class Gelu(OpRun):
         else:
             inner = _erf(x / math.sqrt(2))
         return ((x * (1 + inner) / 2).astype(x.dtype),)
+
+
+class Pad(OpRun):
+    op_domain = ""
+
+    def _run(
+        self,
+        data: Array,
+        pads: Array,
+        value: Array | None = None,
+        axes: Array | None = None,
+        mode: str | None = None,
+    ) -> tuple[Array]:
+        """Margins first; then what negative pads cut off."""
+        both = np.zeros((2, data.ndim), np.int64)
+        both[:, slice(None) if axes is None else axes] = pads.reshape(2, -1)
+        added = both.clip(min=0).T
+        filled = {"constant_values": 0 if value is None else value} if mode in (None, "constant") else {}
+        wide = np.pad(data, added, mode or "constant", **filled)  # type: ignore[call-overload]
+        start, end = -both.clip(max=0)
+        return (wide[tuple(slice(s, n - e) for s, e, n in zip(start, end, wide.shape, strict=True))],)
 
 
 class ConvTranspose(OpRun):
