@@ -57,13 +57,20 @@ def check(
 @app.command()
 @well_mannered
 def new(
-    name: Annotated[str, typer.Argument(help="the operation's name, such as edges", metavar="NAME")],
+    name: Annotated[
+        str, typer.Argument(help="its name, such as edges, or MaxUnpool for a gradient rule", metavar="NAME")
+    ],
+    kind: Annotated[
+        str, typer.Option(help="operation, model, gradient-rule or loss", metavar="KIND")
+    ] = "operation",
     folder: Annotated[str | None, typer.Option(help="where to write it; default: cnnkit-NAME")] = None,
 ) -> None:
-    """Write a small plugin package that works and passes its own tests at once."""
+    """Write a small plugin package with tests, ready to be changed, installed and published."""
     from cnnkit.host.template import write_plugin
 
-    written = write_plugin(name, folder)
+    written = write_plugin(name, folder, kind)
     for path in written.files:
         typer.echo(f"wrote {path}", err=True)
     typer.echo(f"Next: pip install -e '{written.folder}[test]' && pytest {written.folder}", err=True)
+    if written.unfinished:
+        typer.echo(f"What {name}'s gradient is you write; until then its test fails.", err=True)

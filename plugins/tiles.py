@@ -20,10 +20,10 @@ FLAT = (128, 128, 128)
 """The colour of a map in which nothing varies."""
 
 
-def parse_colourmap(value: str) -> str:
+def parse_colourmap(value: Any) -> str:
     """The name of a colour map, checked before anything is computed."""
-    drawing.colourise(np.zeros((1, 1)), value)
-    return value
+    drawing.colourise(np.zeros((1, 1)), str(value))
+    return str(value)
 
 
 def columns_for(count: int, ratio: float) -> int:

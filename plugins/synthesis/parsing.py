@@ -106,7 +106,7 @@ def parse_settings(value: Any) -> dict[str, Any]:
     pairs = (
         value.items()
         if isinstance(value, Mapping)
-        else [item.partition("=")[::2] for item in value.split(",")]
+        else [item.partition("=")[::2] for item in str(value).split(",")]
     )
     return dict(_setting(str(name).strip(), given) for name, given in pairs)
 

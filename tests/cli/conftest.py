@@ -58,14 +58,14 @@ def cnnkit(tmp_path: Path) -> Callable[..., Ended]:
 
 
 @pytest.fixture(scope="session")
-def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
-    """Builds and installs a package with pip into a fresh folder, without network or virtual environment."""
+def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Builds and installs packages with pip into a fresh folder, without network or virtual environment."""
 
-    def install(package: Path) -> Path:
-        source, site = tmp_path_factory.mktemp("source") / package.name, tmp_path_factory.mktemp("site")
-        shutil.copytree(package, source)
+    def install(*packages: Path) -> Path:
+        folder, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+        sources = [str(shutil.copytree(package, folder / package.name)) for package in packages]
         options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", str(site)]
-        command = [sys.executable, "-m", "pip", "install", *options, str(source)]
+        command = [sys.executable, "-m", "pip", "install", *options, *sources]
         done = subprocess.run(command, capture_output=True, text=True, env=environment(()))
         assert done.returncode == 0, done.stdout + done.stderr
         return site
@@ -74,7 +74,7 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def acme(install: Callable[[Path], Path]) -> Path:
+def acme(install: Callable[..., Path]) -> Path:
     """The folder that the package of tests/third_party is installed in."""
     return install(THIRD_PARTY / "cnnkit-acme")
 

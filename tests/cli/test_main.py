@@ -6,9 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from .conftest import Ended, environment
 
 Run = Callable[..., Ended]
@@ -123,36 +120,3 @@ def test_doctor(cnnkit: Run, tmp_path: Path, write_distribution: Callable[..., P
     write_distribution(tmp_path / "site", "cnnkit-ill", {"cnnkit.operations": {"ill": "nowhere"}})
     ill = cnnkit("doctor", sites=(tmp_path / "site",))
     assert ill.code == 1 and "! 'ill' of cnnkit-ill 1.0 cannot be used" in ill.out
-
-
-def test_new_plugin_passes_its_own_tests(
-    cnnkit: Run, install: Callable[[Path], Path], tmp_path: Path
-) -> None:
-    made = cnnkit("plugins", "new", "edges2")
-    assert (made.code, made.out) == (0, "") and "pip install -e 'cnnkit-edges2[test]'" in made.err
-    package = tmp_path / "cnnkit-edges2"
-    site = install(package)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-W",
-        "error",
-        "-p",
-        "no:cacheprovider",
-        str(package / "tests"),
-    ]
-    tested = subprocess.run(command, cwd=tmp_path, env=environment((site,)), capture_output=True, text=True)
-    assert tested.returncode == 0 and "3 passed" in tested.stdout, tested.stdout + tested.stderr
-    assert cnnkit("plugins", "check", "cnnkit-edges2", sites=(site,)).code == 0
-
-    Image.fromarray(np.full((6, 6, 3), 9, np.uint8)).save(tmp_path / "flat.png")
-    done = cnnkit("run", "edges2", "flat.png", "--strength", "2", sites=(site,))
-    assert (done.code, done.out) == (0, "mean edge 0.00 of 255\n")
-    assert not np.asarray(Image.open(tmp_path / "flat.edges2.png")).any()
-
-    again = cnnkit("plugins", "new", "edges2")
-    assert again.code == 1 and "exists and is not empty" in again.err
-    for name in ("Edges", "two words", "-x", "a_b", "1a"):
-        assert cnnkit("plugins", "new", "--", name).code == 2
