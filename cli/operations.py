@@ -220,6 +220,8 @@ NETWORK = [
 RUN = [
     option("output", str | None, "a file, a folder/, or - for the picture on standard output", None,
             "--output", "-o", rich_help_panel="Output"),
+    option("report", str | None, "also write one HTML page about all of it", metavar="FILE.html",
+            rich_help_panel="Output"),
     option("force", bool, "overwrite files that cnnkit did not write", False, "--force",
             rich_help_panel="Output"),
     option("skip_existing", bool, "leave out pictures that have their result", False, "--skip-existing",

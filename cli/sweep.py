@@ -74,6 +74,7 @@ def carry_out(
     filter: str | None = None,
     labels: str | None = None,
     output: str | None,
+    report: str | None,
     force: bool,
     json: bool,
     quiet: bool,
@@ -101,6 +102,7 @@ def carry_out(
         settings,
         terminal,
         output=output,
+        report=report,
         force=force,
         recursive=recursive,
     )

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -99,6 +100,7 @@ def carry_out(
     labels: str | None = None,
     input_size: str | None = None,
     output: str | None,
+    report: str | None,
     force: bool,
     skip_existing: bool,
     resume: bool,
@@ -116,6 +118,7 @@ def carry_out(
     from cnnkit.host.delivery import deliver
     from cnnkit.host.host import default_host
     from cnnkit.host.operation import Job, ModelSpec, size_of
+    from cnnkit.host.report import Report
 
     terminal = Terminal(quiet)
     size = size_of(input_size) if input_size else None
@@ -134,10 +137,16 @@ def carry_out(
         resume=resume,
         recursive=recursive,
     )
-    for outcome in outcomes:
-        summary = outcome.source is None and bool(job.sources)
-        show(outcome, terminal, json, to_stdout=output == "-" and not summary)
-        failed |= outcome.error is not None
+    page = Report(report, force, terminal) if report else None
+    with page or nullcontext():
+        for outcome in outcomes:
+            if page:
+                page.add(outcome)
+            if outcome.unfinished:
+                continue
+            summary = outcome.source is None and bool(job.sources)
+            show(outcome, terminal, json, to_stdout=output == "-" and not summary)
+            failed |= outcome.error is not None
     raise typer.Exit(1 if failed else 0)
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from cnnkit.graphs.targets import last_plane as last_plane
     from cnnkit.graphs.targets import resolve_targets as resolve_targets
     from cnnkit.graphs.training import Loss as Loss
+    from cnnkit.host import pages as pages
     from cnnkit.host.context import Context as Context
     from cnnkit.host.context import Settings as Settings
     from cnnkit.host.delivery import rerun as rerun
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from cnnkit.host.operation import Operation as Operation
     from cnnkit.host.options import Option as Option
     from cnnkit.host.pull import pull as pull
+    from cnnkit.host.report import report as report
     from cnnkit.host.result import Result as Result
     from cnnkit.host.sweep import sweep as sweep
     from cnnkit.images import drawing as drawing
@@ -106,6 +108,7 @@ _ROOMS = {
     "host.operation": "Job ModelSpec Operation",
     "host.options": "Option",
     "host.pull": "pull",
+    "host.report": "report",
     "host.result": "Result",
     "host.sweep": "sweep",
     "images.augmentation": "Augmentation mixed",
@@ -120,7 +123,7 @@ _ROOMS = {
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
-_MODULES = {"drawing": "images", "losses": "graphs", "schedules": "graphs"}
+_MODULES = {"drawing": "images", "losses": "graphs", "pages": "host", "schedules": "graphs"}
 
 __all__ = sorted([*_HOMES, *_MODULES, "API"])
 

@@ -164,7 +164,7 @@ def _painted(network: PictureNetwork, picture: Image, plan: Plan, context: Conte
             painted += colours - _LIGHTNESS.to_network(colours)
         made[lines] = np.rint(np.clip(painted, 0, 255))
     alpha = made[..., 3] if made.shape[-1] == 4 else enlarged.alpha
-    return replace(enlarged.with_pixels(np.ascontiguousarray(made[..., :3])), alpha=alpha)
+    return replace(enlarged.repainted(np.ascontiguousarray(made[..., :3])), alpha=alpha)
 
 
 def strips(

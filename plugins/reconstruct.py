@@ -118,4 +118,4 @@ def network(options: ReconstructOptions) -> str:
 
 @hookimpl
 def cnnkit_operations() -> list[Operation]:
-    return [Operation("reconstruct", reconstruct, ReconstructOptions, network=network)]
+    return [Operation("reconstruct", reconstruct, ReconstructOptions, network=network, larger="vgg19-notop")]

@@ -79,8 +79,6 @@ def easel(picture: Image, model: Model, options: StyleTransferOptions, context: 
         )
     given = [name for name in LAYERS if getattr(options, name) is not None]
     recipe, said = chosen(options.preset, recipe_of(options), model, given)
-    if options.preset == "cnnkit" and model.name == "default":
-        context.say("the default network paints; vgg19-notop paints better: cnnkit models pull vgg19-notop")
     for sentence in said:
         context.say(f"{model.name}: {sentence}")
     colours = content_colours(picture, options)
@@ -231,14 +229,18 @@ def _explanation(picture: Image, options: StyleTransferOptions) -> Result:
     return Result(text=explained(options.preset, recipe, planes_of_vgg(size), size, theirs))
 
 
-def network(options: StyleTransferOptions) -> str:
+def network(options: StyleTransferOptions) -> str | None:
     """The preset's network; for `cnnkit` the default one where it is not on this machine."""
     wanted = PRESETS[options.preset].network
     if options.explain:
-        return "default"
+        return None
     return or_default(wanted) if options.preset == "cnnkit" else wanted
 
 
 @hookimpl
 def cnnkit_operations() -> list[Operation]:
-    return [Operation("style-transfer", style_transfer, StyleTransferOptions, network=network)]
+    return [
+        Operation(
+            "style-transfer", style_transfer, StyleTransferOptions, network=network, larger="vgg19-notop"
+        )
+    ]

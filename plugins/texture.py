@@ -117,4 +117,4 @@ def network(options: TextureOptions) -> str:
 
 @hookimpl
 def cnnkit_operations() -> list[Operation]:
-    return [Operation("texture", texture, TextureOptions, network=network)]
+    return [Operation("texture", texture, TextureOptions, network=network, larger="vgg19-notop")]

@@ -14,7 +14,7 @@ from cnnkit.errors import OutputError, UsageError
 from cnnkit.host.context import LogReporter, Reporter, Settings
 from cnnkit.host.desk import Desk
 from cnnkit.host.host import Host, default_host
-from cnnkit.host.jobs import Outcome, blamed, execute, network_of
+from cnnkit.host.jobs import Outcome, blamed, execute, mention_default, network_of
 from cnnkit.host.operation import MEMORY, Job
 from cnnkit.host.options import build_options, complete, fields_of
 from cnnkit.host.paths import Destination, destination, destinations, expand, read_manifest, stem_of
@@ -42,7 +42,7 @@ def deliver(
     caller has the pictures. A result that is data only is written where `output` is given. `skip_existing`
     leaves out sources for which the same job has left its manifest and files, `recursive` looks into the
     sub-folders of folders, `resume` goes on from the checkpoints of an interrupted run, of which it
-    leaves out what is done.
+    leaves out what is done. An interruption is raised behind an outcome of what was begun, if there is some.
     """
     operation = host.operation(job.operation)
     if operation.takes != "folder":
@@ -53,6 +53,7 @@ def deliver(
         yield from execute(job, host, settings, reporter)
         return
     whole = completed(job, host)
+    mention_default(operation, job.model, whole.model, reporter)
     job = replace(job, model=whole.model)
     sources: list[Any] = [*job.sources]
     places = destinations(job.operation, sources, output)
@@ -63,7 +64,7 @@ def deliver(
     for source, place in zip(sources, places, strict=True):
         alone = replace(whole, sources=() if source is None else (source,))
         if (skip_existing or resume) and is_done(alone, place):
-            yield Outcome(source, skipped=True)
+            yield Outcome(source, skipped=True, place=place)
             continue
         try:
             _spare_the_source(source, place)
@@ -77,15 +78,22 @@ def deliver(
     waiting = deque(place for _, place in left)
     job = replace(job, sources=tuple(source for source, _ in left if source is not None))
     desks = [Desk(place, force, resume) for place in waiting]
-    for outcome in execute(job, host, settings, reporter, desks=desks):
-        place = waiting.popleft() if outcome.source is not None else _place_of_the_whole(job, outcome, output)
-        result = outcome.result
-        if result and (output is not None or result.pictures or result.arrays or result.files):
-            try:
-                outcome.save(place, force)
-            except Exception as error:
-                outcome.error = blamed(operation, outcome.source, error)
-        yield outcome
+    try:
+        for outcome in execute(job, host, settings, reporter, desks=desks):
+            is_whole = outcome.source is None
+            place = _place_of_the_whole(job, outcome, output) if is_whole else waiting.popleft()
+            result = outcome.result
+            if result and (output is not None or result.pictures or result.arrays or result.files):
+                try:
+                    outcome.save(place, force)
+                except Exception as error:
+                    outcome.error = blamed(operation, outcome.source, error)
+            yield outcome
+    except KeyboardInterrupt:
+        if waiting and desks[-len(waiting)].shown:
+            source, place = left[-len(waiting)]
+            yield Outcome(source, unfinished=True, place=place)
+        raise
 
 
 def rerun(

@@ -3,6 +3,7 @@
 Job --execute--> Outcome, Outcome, …     one per picture: its Result, or the error that stopped it
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,12 +22,16 @@ from cnnkit.host.paths import Destination, stem_of
 from cnnkit.host.result import Result, jsonable, to_json_line
 from cnnkit.images.image import Image
 
+DEFAULT = "default"
+"""The network that every install has."""
+
 
 @dataclass
 class Outcome:
     """What became of one source: a result or an error, and the files it was written to.
 
-    `source` is as it was asked for; None for a result that is about all pictures, or about none.
+    `source` is as it was asked for; None for a result that is about all pictures, or about none. One that is
+    `skipped` was made before, one that is `unfinished` was interrupted: then `place` has what there is.
     """
 
     source: Any
@@ -35,7 +40,14 @@ class Outcome:
     manifest: dict[str, Any] = field(default_factory=dict)
     paths: list[Path] = field(default_factory=list)
     skipped: bool = False
+    unfinished: bool = False
     desk: Desk | None = None
+    place: Destination | None = None
+    """Where its files lie, when they do."""
+    picture: Image | None = None
+    """What standard input held, which cannot be read again."""
+    seconds: float | None = None
+    """That it took, where it was alone."""
 
     def unwrap(self) -> Result:
         """The result. Raises the error where there is one instead."""
@@ -56,6 +68,7 @@ class Outcome:
     def save(self, destination: Destination, force: bool = False) -> list[Path]:
         """Write the result's files and its manifest; returns their paths. Raises OutputError."""
         self.paths = self.unwrap().write(destination, force, kept=self.desk.shown if self.desk else None)
+        self.place = destination
         if self.desk:
             self.desk.clear()
         return self.paths
@@ -138,6 +151,7 @@ def execute(
     spec = network = None
     if operation.needs != "nothing":
         spec = network_of(operation, options, job.model) if model is None else None
+        mention_default(operation, job.model, spec, reporter)
         network = _network(spec, host, reporter) if spec else model
     if operation.needs == "classifier":
         _ = network and network.classes
@@ -153,7 +167,8 @@ def execute(
             raise TypeError(f"it returned {type(result).__name__}, not a Result")
         to_json_line(result.data)  # raises here, where it is known whose data is no JSON
         result.manifest = told(picture, sources)
-        return Outcome(source, result, manifest=result.manifest)
+        kept = picture if isinstance(source, str) and source == "-" else None
+        return Outcome(source, result, manifest=result.manifest, picture=kept)
 
     def alone(source: Any) -> Outcome:
         """One picture, one folder, or nothing, with a desk of its own."""
@@ -184,11 +199,23 @@ def execute(
         yield _attempt(operation, source, alone)
 
 
-def network_of(operation: Operation, options: Any, spec: ModelSpec | None) -> ModelSpec:
-    """The network that is asked for, or else the one that the operation takes."""
+def network_of(operation: Operation, options: Any, spec: ModelSpec | None) -> ModelSpec | None:
+    """The network that is asked for, or else the one that the operation takes, if any."""
     spec = spec or ModelSpec()
-    own = operation.network(options) if operation.network and not spec.name else "default"
-    return replace(spec, name=spec.name or own)
+    own = operation.network(options) if operation.network and not spec.name else DEFAULT
+    name = spec.name or own
+    return replace(spec, name=name) if name else None
+
+
+def mention_default(
+    operation: Operation, asked: ModelSpec | None, taken: ModelSpec | None, reporter: Reporter
+) -> None:
+    """Say that the default network is taken, where nobody asked for it, and how to get a larger one."""
+    if taken and taken.name == DEFAULT and not (asked and asked.name):
+        reporter.say(
+            f"the network is '{DEFAULT}', which is small; `cnnkit models pull {operation.larger}` fetches a "
+            f"larger one, for --model {operation.larger}"
+        )
 
 
 Made = Callable[[Any, Image | None, Result, Sequence[Any]], Outcome]
@@ -238,8 +265,11 @@ def _in_a_stream(
 
 def _attempt(operation: Operation, source: Any, act: Callable[[Any], Outcome]) -> Outcome:
     """What `act` makes of a source. An operation may be anybody's code: what it raises stops no other."""
+    begun = time.monotonic()
     try:
-        return act(source)
+        made = act(source)
+        made.seconds = time.monotonic() - begun
+        return made
     except (Exception, SystemExit) as error:
         return Outcome(source, error=blamed(operation, source, error))
 

@@ -76,6 +76,7 @@ def _model(model: "Model | None") -> dict[str, Any] | None:
         "name": model.name,
         "source": str(model.source.absolute()) if model.source else None,
         "sha256": model.sha256,
+        "licence": model.licence,
         "preprocessing": model.preprocessing.to_json(),
         "assumptions": list(model.assumptions),
     }

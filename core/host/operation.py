@@ -24,9 +24,9 @@ class Operation:
     - "nothing": None; returns a `Result`.
 
     By `needs`, model is None ("nothing"), a `Model` ("network"), or a `Model` whose output is one score per
-    class ("classifier"). `network` says which one the options ask for when the user names none; without it
-    that is "default". `options` is an instance of the frozen dataclass of the same name, whose docstring
-    is the help text.
+    class ("classifier"). `network` says which one the options ask for when the user names none, None for
+    none at all; without it that is "default", and the user is told of `larger`, one that does better.
+    `options` is an instance of the frozen dataclass of the same name, whose docstring is the help text.
     """
 
     name: str
@@ -34,7 +34,8 @@ class Operation:
     options: type
     takes: Takes = "picture"
     needs: Needs = "network"
-    network: Callable[[Any], str] | None = None
+    network: Callable[[Any], str | None] | None = None
+    larger: str = "mobilenet_v2"
 
     def __post_init__(self) -> None:
         for value, words in ((self.takes, get_args(Takes)), (self.needs, get_args(Needs))):

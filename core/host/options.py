@@ -11,8 +11,8 @@ from cnnkit.host.operation import MEMORY, portable
 
 RESERVED = frozenset(
     "source sources operation model host seed settings reporter help debug "
-    "weights preprocess fit filter labels input_size output force skip_existing resume json quiet recursive "
-    "device threads max_memory batch".split()
+    "weights preprocess fit filter labels input_size output report force skip_existing resume json quiet "
+    "recursive device threads max_memory batch".split()
 )
 """Words of `cnnkit.run` and of every `cnnkit run ...`, which no operation's option may take."""
 

@@ -61,7 +61,7 @@ class Destination:
         `kept` are outputs that were written before and stay, with their checksums.
         """
         self.refuse_strangers([".json", *contents], force)
-        _make_folder(self.stem.parent)
+        make_folder(self.stem.parent)
         outputs = {self.path(ending): content for ending, content in contents.items()}
         before = [self.path("").with_name(name) for name in kept or {}]
         for path in self._left_over(before):
@@ -190,7 +190,7 @@ def _folder_of(source: Any) -> Path:
     return Path(source).parent
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -62,7 +62,9 @@ class Result:
         from cnnkit.host.manifest import provenance
 
         contents = self.contents(destination.suffix, provenance(self.manifest))
-        told = {**self.manifest, "data": jsonable(self.data)} | ({"unfinished": True} if unfinished else {})
+        insets = {_ending(part): each.inset for part, each in self.pictures.items() if each.inset}
+        told = {**self.manifest, "data": jsonable(self.data), "text": self.text, "insets": insets}
+        told |= {"unfinished": True} if unfinished else {}
         return destination.write(contents, told, force, kept)
 
     def contents(self, suffix: str, provenance: Mapping[str, Any]) -> dict[str, bytes]:

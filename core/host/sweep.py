@@ -16,9 +16,11 @@ from cnnkit.host.context import LogReporter, Reporter, Settings
 from cnnkit.host.delivery import SWEEP, completed, deliver, is_done
 from cnnkit.host.grid import SOURCE, Cell, axes_of, cells_of, in_order
 from cnnkit.host.host import Host, default_host
+from cnnkit.host.jobs import Outcome, mention_default
 from cnnkit.host.manifest import manifest
 from cnnkit.host.operation import Job, ModelSpec
 from cnnkit.host.paths import Destination, expand, read_manifest
+from cnnkit.host.report import Report
 from cnnkit.host.result import Result
 from cnnkit.host.sheets import sheets
 from cnnkit.host.tabulating import in_short, record, to_csv
@@ -34,6 +36,7 @@ def sweep(
     model: str | Path | ModelSpec = "",
     seed: int = 0,
     output: str | Path | None = None,
+    report: str | Path | None = None,
     force: bool = False,
     host: Host | None = None,
     settings: Settings = Settings(),
@@ -45,7 +48,7 @@ def sweep(
     `sources` is a source as `cnnkit.run` takes it, or a list of them; `grid` has a list of values for each
     name of an option, or of "model", "weights", "input_size" and "seed"; `options` are the same for all.
     Every cell is written into the folder `output` (default: `OPERATION.sweep`) with its manifest, and what
-    lies there from before is not computed again.
+    lies there from before is not computed again. `report` names an HTML page about all of them.
 
     Comes back what is also written there as sweep.png, sweep.csv and sweep.json: `pictures` "" the sheet
     (with more than two axes one for each value of the others, "style=wave"), "snapshots" where the cells
@@ -66,6 +69,7 @@ def sweep(
         settings,
         LogReporter() if reporter is None else reporter,
         output=str(output) if output is not None else None,
+        report=report,
         force=force,
     )
     for cell in whole.cells():
@@ -92,9 +96,11 @@ class Sweep:
         reporter: Reporter,
         *,
         output: str | None = None,
+        report: str | Path | None = None,
         force: bool = False,
         recursive: bool = False,
     ) -> None:
+        self.report = Report(report, force, reporter) if report is not None else None
         self.job, self.host, self.settings, self.reporter = job, host, settings, reporter
         self.force = force
         folder = Path(output or f"{job.operation}.{SWEEP}")
@@ -111,7 +117,9 @@ class Sweep:
         self.axes = axes_of(host.operation(job.operation), self._sources(recursive), grid)
         self.table = cells_of(self.axes, job, folder)
         self._asked = {cell: completed(cell.job, host) for cell in self.table}
+        operation = host.operation(job.operation)
         for spec in dict.fromkeys(asked.model for asked in self._asked.values()):
+            mention_default(operation, job.model, spec, reporter)
             if spec and not host.weights_of(spec):
                 host.locate(spec.name)
         before = read_manifest(self.place.manifest) or {}
@@ -145,6 +153,8 @@ class Sweep:
         finally:
             self.result = self._result(sheets(self.job.operation, self.axes, self.table))
             self.paths = self.result.write(self.place, self.force)
+            if self.report:
+                self._tell(self.report)
             if computed < len(missing):
                 ready = sum(cell.manifest is not None for cell in order)
                 self.reporter.say(f"{ready} of {len(order)} are done; the same command goes on from there")
@@ -160,6 +170,17 @@ class Sweep:
             text=in_short(self.table, self.axes),
             manifest=manifest(job, self.settings, None, None, f"cnnkit {version('cnnkit')}"),
         )
+
+    def _tell(self, page: Report) -> None:
+        """The sheets and the table on a page, and each cell."""
+        page.title = f"{SWEEP} of {self.job.operation}"
+        with page:
+            page.add(replace(self.result, data={}), f"All {len(self.table)}")
+            for cell in self.table:
+                why = cell.error or CnnkitError("It is not computed yet.")
+                error = None if cell.manifest else why
+                (source,) = cell.job.sources or [None]
+                page.add(Outcome(source, error=error, place=cell.place, seconds=cell.seconds), cell.label)
 
     def _sources(self, recursive: bool) -> list[Any]:
         operation, given = self.host.operation(self.job.operation), self.job.sources
@@ -177,7 +198,8 @@ class Sweep:
         where = str(cell.place.path(cell.place.suffix))
         try:
             run = self.host, self.settings, self.reporter
-            outcomes = deliver(cell.job, *run, output=where, force=self.force, resume=True)
+            named = replace(cell.job, model=self._asked[cell].model)
+            outcomes = deliver(named, *run, output=where, force=self.force, resume=True)
             errors = [outcome.error for outcome in outcomes if outcome.error]
             cell.error = errors[0] if errors else None
         except CnnkitError as error:

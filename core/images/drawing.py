@@ -7,6 +7,7 @@ import math
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, Literal
 
@@ -173,7 +174,7 @@ def overlay(
     colours = colourise(heat, colourmap, low, high)
     mixed = np.rint(base + np.float32(alpha) * (colours - base.astype(np.float32))).astype(np.uint8)
     mixed[np.isnan(heat)] = base[np.isnan(heat)]
-    return image.with_pixels(mixed)
+    return image.repainted(mixed)
 
 
 def legend(height: int, low: float, high: float, colourmap: str, label: str = "", size: int = 0) -> Pixels:
@@ -220,13 +221,26 @@ def figure(
     The picture, (height, width, 3), is shown pixel by pixel; one below 128 pixels is enlarged by a whole
     number. The caption is shortened to the width of the figure.
     """
-    body = _enlarged(pixels, max(1, SMALLEST_FIGURE // max(pixels.shape[:2])))
+    body = _enlarged(pixels, _enlargement(*pixels.shape[:2]))
     size = font_size(*body.shape[:2])
     if colourmap:
         room = max(body.shape[0], 4 * line_height(size))
         body = beside(body, legend(room, low, high, colourmap, label, size), gap=size)
     parts = [text_line(caption, size, body.shape[1]), body] if caption else [body]
     return framed(below(*parts, gap=size // 2), margin=size)
+
+
+def _enlargement(height: int, width: int) -> int:
+    return max(1, SMALLEST_FIGURE // max(height, width))
+
+
+def _body(height: int, width: int, caption: str) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a picture of a size inside its figure."""
+    factor = _enlargement(height, width)
+    height, width = factor * height, factor * width
+    size = font_size(height, width)
+    above = line_height(size) + size // 2 if caption else 0
+    return size + above, size, height, width
 
 
 def heat_figure(
@@ -242,7 +256,8 @@ def heat_figure(
     """The picture overlaid with its heat map, with caption, legend and scale: `overlay` inside a `figure`."""
     low, high = limits(heat, colourmap, low, high)
     laid = overlay(image.flattened(), heat, colourmap, alpha, low, high)
-    return image.with_pixels(figure(laid.pixels, caption, colourmap, low, high, label))
+    whole = image.with_pixels(figure(laid.pixels, caption, colourmap, low, high, label))
+    return replace(whole, inset=_body(*image.size, caption))
 
 
 # Many pictures

@@ -52,6 +52,8 @@ class Image:
     """ICC profile of the file. The pixels are sRGB; saving converts them back and embeds it."""
     sha256: str = ""
     """Of the file's bytes, or of the pixels when it came from memory; empty for a derived picture."""
+    inset: tuple[int, int, int, int] | None = None
+    """(top, left, height, width) of the part that lies on the picture it was made of, point for point."""
 
     @property
     def height(self) -> int:
@@ -113,7 +115,11 @@ class Image:
     def with_pixels(self, pixels: NDArray[np.uint8]) -> "Image":
         """Other pixels (height, width, 3) under the same name and profile; alpha stays if the size does."""
         alpha = self.alpha if pixels.shape[:2] == self.size else None
-        return replace(self, pixels=pixels, alpha=alpha, source=None, sha256="")
+        return replace(self, pixels=pixels, alpha=alpha, source=None, sha256="", inset=None)
+
+    def repainted(self, pixels: NDArray[np.uint8]) -> "Image":
+        """As `with_pixels`, for what lies on the picture as a whole: a map over it, another style of it."""
+        return replace(self.with_pixels(pixels), inset=(0, 0, *pixels.shape[:2]))
 
     def pil(self) -> pillow.Image:
         """A PIL picture in sRGB: mode RGB, or RGBA when there is an alpha."""

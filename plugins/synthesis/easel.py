@@ -209,4 +209,4 @@ class Easel:
         if self.recipe.original_size:
             shown = shown.resized(*self.content.size)
         coloured = self.colours.shown(shown.pixels) if self.colours else shown.pixels
-        return self.content.resized(*shown.size).with_pixels(coloured)
+        return self.content.resized(*shown.size).repainted(coloured)

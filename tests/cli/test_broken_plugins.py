@@ -115,7 +115,7 @@ def test_the_rest_works(cnnkit: Run, broken: Path) -> None:
     for command in (["--help"], ["run", "--help"], ["plugins", "list"]):
         done = cnnkit(*command, sites=(broken,))
         assert done.code == 0 and done.err == "", done.err
-    done = cnnkit("run", "classify", "sample:portrait", sites=(broken,))
+    done = cnnkit("run", "classify", "sample:portrait", "--model", "default", sites=(broken,))
     assert done.code == 0 and done.err == "" and "face" in done.out
     listed = cnnkit("models", "list", "--quiet", sites=(broken,))
     assert listed.code == 0 and "default" in listed.out.split()

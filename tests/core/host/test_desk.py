@@ -59,7 +59,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 def delivered(host: Host, picture: Path, resume: bool = False, **options: int) -> Outcome:
     job = Job("count", (str(picture),), None, options)
-    return next(deliver(job, host, Settings(), LogReporter(), resume=resume))
+    (outcome,) = deliver(job, host, Settings(), LogReporter(), resume=resume)
+    return outcome
 
 
 def outputs(picture: Path) -> set[str]:
@@ -161,7 +162,8 @@ def test_what_takes_no_picture_has_a_desk_too(
     def counted(resume: bool) -> Outcome:
         job = Job("count", (), None, {})
         output = f"{tmp_path}/"
-        return next(deliver(job, counting, Settings(), LogReporter(), output=output, resume=resume))
+        (outcome,) = deliver(job, counting, Settings(), LogReporter(), output=output, resume=resume)
+        return outcome
 
     interrupted["at"] = 4
     with pytest.raises(KeyboardInterrupt):

@@ -6,13 +6,14 @@ import json
 import logging
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from said import Said
 
 import cnnkit
 from cnnkit import (
@@ -232,6 +233,37 @@ def test_talk_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "cnnkit"):
         cnnkit.run(NOISE, transparent)
     assert any(record.message.startswith("picture: ") for record in caplog.records)
+
+
+def test_the_default_network_is_mentioned_once(tmp_path: Path, tiny_model: Model) -> None:
+    """Where nobody asked for it, and then only."""
+    host = cnnkit.Host()
+    unnamed = Job("classify", (SHAPES, STRIPES), options={"top": 1})
+    said = {}
+    for case, job in {
+        "unnamed": unnamed,
+        "spec without a name": replace(unnamed, model=ModelSpec(fit="crop")),
+        "named": replace(unnamed, model=ModelSpec("default")),
+    }.items():
+        reporter = Said()
+        list(deliver(job, host, Settings(), reporter, output=f"{tmp_path / case}/"))
+        said[case] = reporter.lines
+    (line,) = said["unnamed"]
+    assert line.startswith("the network is 'default', ")
+    assert "`cnnkit models pull mobilenet_v2`" in line and line.endswith("--model mobilenet_v2")
+    assert said["spec without a name"] == [line]
+    assert said["named"] == []
+    given, painted = Said(), Said()
+    cnnkit.run("classify", SHAPES, model=tiny_model, reporter=given)
+    cnnkit.run("style-transfer", SHAPES, style=[Image.load(STRIPES)], dry_run=True, reporter=painted)
+    assert given.lines == []
+    assert [text for text in painted.lines if "pull vgg19-notop" in text]
+
+
+def test_an_explanation_needs_no_network() -> None:
+    said = Said()
+    result = cnnkit.run("style-transfer", SHAPES, explain="gatys-paper", reporter=said)
+    assert (result.manifest["model"], said.lines) == (None, [])
 
 
 def test_notebooks(tiny_model: Model) -> None:

@@ -1,0 +1,3 @@
+addEventListener("input", ({ target }) => {
+  target.closest(".slider")?.style.setProperty("--at", `${target.value}%`);
+});
