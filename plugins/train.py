@@ -33,7 +33,7 @@ from cnnkit.plugins.training.options import TrainOptions
 from cnnkit.plugins.training.phases import Phase, class_weights, optimizer, phases, schedule
 from cnnkit.plugins.training.sets import readable, sets, sheet
 from cnnkit.plugins.training.surgery import has_head, weights_of, with_head
-from cnnkit.plugins.training.telling import described, label, line, summary
+from cnnkit.plugins.training.telling import described, label, line, seen_before, summary
 
 BATCH = 32
 CHECKPOINT = 30.0
@@ -68,6 +68,8 @@ class Training:
         self.phases = phases(options, knows)
         random = np.random.default_rng(context.seed)
         self.model = base if knows else with_head(base, split.train.classes, random)
+        if knows and (warning := seen_before(base, options, context.seed)):
+            context.say(warning)
         self.batch = context.settings.batch or BATCH
         self._check()
         threads, unit = context.settings.threads or 2, self.model.preprocessing

@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from cnnkit import Model
 from cnnkit.plugins.training.course import Course, Row
+from cnnkit.plugins.training.options import TrainOptions
 from cnnkit.plugins.training.phases import Phase
 from cnnkit.plugins.training.surgery import Weights
 from cnnkit.plugins.wording import duration
@@ -23,6 +26,27 @@ def described(phase: Phase, weights: Sequence[Weights]) -> str:
         f"{phase.name}: {trainable:,} numbers learn, {frozen:,} stay; {phase.epochs} epochs at {phase.rate:g}"
     )
     return "\n".join([head, *lines, what])
+
+
+SPLIT = ("validation", "split", "seed")
+"""The options that say which pictures are held out."""
+
+
+def seen_before(model: Model, options: TrainOptions, seed: int) -> str:
+    """A warning where the network's own training held out other pictures than one with these options."""
+    record = model.training
+    if not record or options.validation_folder:
+        return ""
+    before, now = (
+        {**asked, "seed": at} for asked, at in ((record["options"], record["seed"]), (asdict(options), seed))
+    )
+    if all(before[name] == now[name] for name in SPLIT):
+        return ""
+    as_before = " ".join(f"--{name} {before[name]}" for name in SPLIT)
+    return (
+        f"{model.name} was trained with {as_before}, so it has learned from pictures that this training "
+        "validates with; the same three hold out the same pictures."
+    )
 
 
 def label(course: Course) -> str:

@@ -211,6 +211,21 @@ def said(folder: Path, model: Model, heard: list[str] | None = None, **options: 
     return listener.lines
 
 
+def test_another_split_has_been_seen_before(folder: Path, base: Model) -> None:
+    """Where a training goes on from another, and the classes are the same."""
+    _, first = trained(folder, base, epochs=1, validation=0.25, split="hash")
+    warning = "was trained with --validation 0.25 --split hash --seed 0, so it has learned from pictures"
+    warned = {
+        "same": said(folder, first, validation=0.25, split="hash"),
+        "split": said(folder, first, validation=0.25),
+        "seed": said(folder, first, validation=0.25, split="hash", seed=1),
+        "other network": said(folder, base, validation=0.25, seed=1),
+        "other folder": said(folder, first, validation_folder=folder, seed=1),
+    }
+    found = {case: any(warning in line for line in lines) for case, lines in warned.items()}
+    assert [case for case, was in found.items() if was] == ["split", "seed"]
+
+
 def test_pictures_that_cannot_be_read(tmp_path: Path, base: Model) -> None:
     root = pictured_classes(tmp_path / "things", each=4)
     (root / "red" / "broken.png").write_bytes((root / "red" / "0.png").read_bytes()[:60])
@@ -296,8 +311,9 @@ def test_it_goes_on_after_an_interruption(folder: Path, tmp_path: Path, word: st
     def run(place: str, reporter: LogReporter, resume: bool = False) -> bytes:
         options = {"way": "fine-tuned", "head_epochs": 3, "epochs": 2, "rate": 1e-3}
         job = Job("train", (str(folder),), ModelSpec(str(network)), options)
-        outputs = deliver(job, Host(), Settings(), reporter, output=f"{tmp_path}/{place}/", resume=resume)
-        next(outputs).unwrap()
+        outcomes = deliver(job, Host(), Settings(), reporter, output=f"{tmp_path}/{place}/", resume=resume)
+        (outcome,) = outcomes
+        outcome.unwrap()
         return (tmp_path / place / "things.train.last.onnx").read_bytes()
 
     def kernels(content: bytes) -> dict[str, bytes]:
@@ -318,7 +334,8 @@ def test_another_folder_is_another_training(tmp_path: Path) -> None:
 
     def run(settings: Settings, reporter: LogReporter) -> None:
         outcomes = deliver(job, Host(), settings, reporter, output=f"{tmp_path}/out/", resume=True)
-        next(outcomes).unwrap()
+        (outcome,) = outcomes
+        outcome.unwrap()
 
     with pytest.raises(KeyboardInterrupt):
         run(Settings(), Impatient("frozen 2/3"))
