@@ -137,7 +137,7 @@ def carry_out(
         resume=resume,
         recursive=recursive,
     )
-    page = Report(report, force, terminal) if report else None
+    page = Report(report, force, terminal) if report is not None else None
     with page or nullcontext():
         for outcome in outcomes:
             if page:

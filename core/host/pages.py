@@ -193,7 +193,7 @@ def page(title: str, *parts: str) -> bytes:
     }
     first, *rest = _template("page.html").split("@")
     whole = first + "".join(words.get(part, part) for part in rest)
-    return _signed(whole.encode())
+    return _signed(whole.encode(errors="backslashreplace"))  # names of files need not be UTF-8
 
 
 def is_as_written(content: bytes) -> bool:

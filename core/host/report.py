@@ -3,11 +3,12 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cnnkit.errors import OutputError, UsageError
+from cnnkit.errors import CnnkitError, OutputError, UsageError
 from cnnkit.host import pages
 from cnnkit.host.context import LogReporter, Reporter
 from cnnkit.host.jobs import Outcome
@@ -62,7 +63,12 @@ class Report:
         """A section about it, under a name of its own or that of its source."""
         outcome = what if isinstance(what, Outcome) else _outcome(what)
         self._taken |= {path.absolute() for path in outcome.paths}
-        self._sections.append(Section.of(outcome, name))
+        try:
+            section = Section.of(outcome, name)
+        except (CnnkitError, OSError) as error:  # of a file that was changed or taken away since
+            unseen = CnnkitError(f"what was made of it cannot be shown: {error}")
+            section = Section.of(replace(outcome, error=unseen), name)
+        self._sections.append(section)
 
     def __enter__(self) -> Self:
         return self

@@ -87,7 +87,7 @@ class Found:
 def _name(outcome: Outcome, manifest: Mapping[str, Any]) -> str:
     """As people call it: the picture, the folder, or what it is all about."""
     if outcome.source is not None:
-        return Path(outcome.source).resolve().name if _is_path(outcome.source) else stem_of(outcome.source)
+        return Path(outcome.source).absolute().name if _is_path(outcome.source) else stem_of(outcome.source)
     job = manifest.get("job") or {"sources": [], "operation": "all"}
     return "All pictures together" if job["sources"] else str(job["operation"])
 

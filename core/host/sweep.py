@@ -117,9 +117,10 @@ class Sweep:
         self.axes = axes_of(host.operation(job.operation), self._sources(recursive), grid)
         self.table = cells_of(self.axes, job, folder)
         self._asked = {cell: completed(cell.job, host) for cell in self.table}
-        operation = host.operation(job.operation)
+        unnamed = (cell for cell in self.table if not (cell.job.model and cell.job.model.name))
+        if cell := next(unnamed, None):
+            mention_default(host.operation(job.operation), None, self._asked[cell].model, reporter)
         for spec in dict.fromkeys(asked.model for asked in self._asked.values()):
-            mention_default(operation, job.model, spec, reporter)
             if spec and not host.weights_of(spec):
                 host.locate(spec.name)
         before = read_manifest(self.place.manifest) or {}
@@ -204,7 +205,7 @@ class Sweep:
             cell.error = errors[0] if errors else None
         except CnnkitError as error:
             cell.error = error
-        self._look(cell)
+        cell.manifest = None if cell.error else cell.place.read()
         cell.seconds = time.monotonic() - begun
 
     def _look(self, cell: Cell) -> None:

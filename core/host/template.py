@@ -165,6 +165,8 @@ def _inputs_of(operator: str) -> list[str]:
             f"One of your own has its domain in front, such as com.acme.{operator}."
         )
     schema = defs.get_schema(operator)
+    if not schema.inputs:
+        raise UsageError(f"ONNX's operator {operator} has no inputs, so there is no gradient to write.")
     arguments = []
     for number, given in enumerate(schema.inputs):
         argument = _hyphenated(given.name).replace("-", "_")

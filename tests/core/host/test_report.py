@@ -14,6 +14,7 @@ from paged import Page, decoded
 import cnnkit
 from cnnkit import Image, Model, Operation, OutputError, Result, UsageError, drawing, pages
 from cnnkit.host.exhibits import tables
+from cnnkit.host.paths import Destination
 from cnnkit.host.report import Report
 
 HOSTILE = '<img src=x onerror=alert(1)> & "it\'s" </script>'
@@ -155,6 +156,28 @@ def test_failures_and_what_sums_up(photo: Path, tmp_path: Path) -> None:
     assert [one["id"] for one in page.of("section")[:4]] == ["1", "2", "3", "4"]
     (shown,) = page.pictures
     assert shown[0] == "photo.png" and shown[2].size == (96, 160)
+
+
+def test_a_name_that_is_no_text(photo: Path, tmp_path: Path) -> None:
+    """A file system allows any bytes."""
+    page = reported(cnnkit.map(COUNT, [str(photo), "odd\udcff.png"]), tmp_path)
+    assert r"odd\udcff.png" in page.text and ["width", "160"] in page.rows
+
+
+def test_what_cannot_be_shown_any_more_stops_nothing(photo: Path, tmp_path: Path, tiny_model: Model) -> None:
+    outcomes = list(cnnkit.map(LAY, [str(photo), str(photo)], model=tiny_model))
+    (figure, *_) = outcomes[0].save(Destination(tmp_path / "laid"))
+    figure.write_bytes(b"")
+    page = reported(outcomes, tmp_path)
+    assert "what was made of it cannot be shown: " in page.text
+    assert "2 results · 1 failed" in page.text and len(page.of("input")) == 1
+
+
+def test_a_link_is_called_as_it_is(photo: Path, tmp_path: Path) -> None:
+    link = tmp_path / "nice-name.png"
+    link.symlink_to(photo)
+    (result, _) = cnnkit.map(COUNT, [str(link)])
+    assert reported(result, tmp_path).pictures[0][0] == "nice-name.png"
 
 
 def test_an_interruption_leaves_the_page_of_what_there_was(

@@ -75,6 +75,7 @@ def test_no_name(name: str, kind: str, tmp_path: Path) -> None:
         ("swirl", "gradient-rule", "an operator's type is written like GridSample"),
         ("com.acme.swirl", "gradient-rule", "one of your own like com.acme.Swirl, not 'com.acme.swirl'"),
         ("GridSampel", "gradient-rule", "ONNX has no operator 'GridSampel'. Did you mean 'GridSample'?"),
+        ("Constant", "gradient-rule", "ONNX's operator Constant has no inputs, so there is no gradient"),
         ("occlusion", "operation", "cnnkit itself has 'occlusion'"),
         ("default", "model", "cnnkit itself has 'default'"),
         ("edges", "modle", "not 'modle'. Did you mean 'model'?"),

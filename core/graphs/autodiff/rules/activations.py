@@ -10,14 +10,14 @@ at -3 and 1 at 3. Else it is that of the left: alpha for LeakyRelu, PRelu, Elu a
 
 import math
 
-from cnnkit.graphs.autodiff.rules.table import Gradients, Node, Operators, Tensor, masked, rule
+from cnnkit.graphs.autodiff.rules.table import Gradients, Node, Operators, Tensor, rule
 
 # Straight pieces
 
 
 @rule("Relu")
 def relu(op: Operators, node: Node, dy: Tensor, x: Tensor) -> Gradients:
-    return (masked(op, dy, op.Greater(node.output, 0.0)),)
+    return (op.Where(op.Greater(node.output, 0.0), dy, 0.0),)
 
 
 @rule("LeakyRelu")

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from cnnkit.graphs.autodiff.rules.table import Gradients, Node, Operators, Tensor, masked, rule
+from cnnkit.graphs.autodiff.rules.table import Gradients, Node, Operators, Tensor, rule
 
 
 @rule("Add")
@@ -78,7 +78,7 @@ def clip(
     inside += [] if high is None else [op.Less(node.output, high)]
     if len(inside) == 2:
         inside = [op.And(*inside)]
-    return masked(op, dy, inside[0]) if inside else dy, d_low, d_high
+    return op.Where(inside[0], dy, 0.0) if inside else dy, d_low, d_high
 
 
 @rule("Abs")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnkit.graphs.autodiff.rules.table import Gradients, Node, Operators, Tensor, masked, rule
+from cnnkit.graphs.autodiff.rules.table import Gradients, Node, Operators, Tensor, rule
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def enlarged(op: Operators, tensor: Tensor, factors: Sequence[int]) -> Tensor:
 def max_pool(op: Operators, node: Node, dy: Tensor, x: Tensor) -> Gradients:
     windows = Windows.of(node, x)
     if windows.tile:
-        return (masked(op, enlarged(op, dy, windows.kernel), first_of_tile(op, windows, node.output, x)),)
+        return (op.Where(first_of_tile(op, windows, node.output, x), enlarged(op, dy, windows.kernel), 0.0),)
     indices = node.outputs[1] if len(node.outputs) > 1 else None
     attributes = node.attributes
     if attributes.pop("storage_order", 0) or not indices:

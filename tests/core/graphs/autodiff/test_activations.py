@@ -178,6 +178,18 @@ def test_far_from_zero(name: str, dtype: Any) -> None:
     assert slope_at(name, [-100, 100], dtype) == pytest.approx(FAR[name], rel=1e-3, abs=rounding)
 
 
+@pytest.mark.parametrize("stop", ["Relu", "Clip"])
+def test_what_is_stopped_may_be_infinite(stop: str) -> None:
+    """As the slope of a root at zero is: a product with zero would be no number."""
+
+    def root(op: Any, x: Any) -> Any:
+        return op.Sqrt(op.Relu(x) if stop == "Relu" else op.Clip(x, 0.0, 9.0))
+
+    x = np.array([-1, 0, 4, 10 if stop == "Clip" else 9], np.float32)
+    _, [found] = run_gradients(root, x, seed=np.ones(4, np.float32))
+    assert found.tolist() == [0, 0, 0.25, 0 if stop == "Clip" else pytest.approx(1 / 6)]
+
+
 @pytest.mark.parametrize("name", ["Gelu", "Mish", "Swish", "Softplus", "Softsign"])
 def test_where_the_square_is_infinite(name: str) -> None:
     """Computed in float16 throughout, as a graphics card does."""

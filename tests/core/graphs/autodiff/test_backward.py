@@ -204,7 +204,7 @@ def test_the_graph_is_checked_in_full_and_runs() -> None:
 def test_names_say_where_a_node_comes_from() -> None:
     builder, x, _, loss = network()
     gradients(builder, loss, [x])
-    assert any(node.name.startswith("gradient/hidden/Mul") for node in builder.nodes)
+    assert any(node.name.startswith("gradient/hidden/Where") for node in builder.nodes)
 
 
 def test_an_open_batch() -> None:
