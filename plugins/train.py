@@ -61,7 +61,7 @@ class Training:
 
     def __init__(self, folder: Path, model: Model, options: TrainOptions, context: Context) -> None:
         self.options, self.context = options, context
-        self.others = [record.read(path) for path in options.beside]
+        self.others = {path: record.read(path) for path in options.beside}
         split = sets(folder, options, context)
         base = _sized(model, context)
         knows = base.labels == split.train.classes and has_head(base)
@@ -208,7 +208,7 @@ class Training:
             "onnx": b"".join(best.serialised()),
             "last.onnx": b"".join(last.serialised()),
             "history.csv": record.table(self.rows),
-            "curves.png": record.curves([*self.others, self.rows]),
+            "curves.png": record.curves(self.rows, self.others),
             "split.csv": self._sets.encode(),
         }
         made.data = self._data(course)

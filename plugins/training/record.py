@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cnnkit import UsageError
@@ -33,18 +34,30 @@ def read(path: Path) -> list[Row]:
         raise UsageError(f"{path} is no history.csv of a training: {error}.") from None
 
 
-def curves(runs: Sequence[Sequence[Row]]) -> bytes:
+def names(own: Sequence[Row], others: Mapping[Path, Sequence[Row]]) -> list[str]:
+    """What the others, then this run are called: their last phase, and the folder of those that share it."""
+    phases = [rows[-1].phase for rows in others.values()]
+    times = Counter([*phases, own[-1].phase])
+    folders = [path.parent.name or path.stem for path in others]
+    return [
+        phase if times[phase] == 1 else f"{phase} in {folder}"
+        for phase, folder in zip(phases, folders, strict=True)
+    ] + [own[-1].phase]
+
+
+def curves(own: Sequence[Row], others: Mapping[Path, Sequence[Row]]) -> bytes:
     """A PNG: loss and accuracy over the epochs, dashed of training, solid of validation; a colour a run."""
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    runs = [*others.values(), own]
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for number, rows in enumerate(runs):
-            name, colour = rows[-1].phase, colormaps["tab10"](number % 10)
+        for number, (name, rows) in enumerate(zip(names(own, others), runs, strict=True)):
+            colour = colormaps["tab10"](number % 10)
             epochs = range(1, len(rows) + 1)
             marker = "o" if len(rows) == 1 else ""
             for field, style, set_ in ((what, "--", "training"), (f"validation_{what}", "-", "validation")):

@@ -59,8 +59,9 @@ def with_head(model: Model, labels: Sequence[str], random: np.random.Generator) 
     if base.axis is not None:
         nodes.append(helper.make_node("GlobalAveragePool", [tensor], [f"{FEATURES}/mean"]))
         tensor = f"{FEATURES}/mean"
+    if tensor != FEATURES:  # as in a network with a head of ours for other classes
+        nodes.append(helper.make_node("Flatten", [tensor], [FEATURES], FEATURES))
     nodes += [
-        helper.make_node("Flatten", [tensor], [FEATURES], FEATURES),
         helper.make_node("Gemm", [FEATURES, KERNEL, BIAS], [LOGITS], LOGITS),
         helper.make_node("Softmax", [LOGITS], [OUTPUT], OUTPUT, axis=1),
     ]

@@ -39,6 +39,17 @@ def test_the_mean_of_the_features_and_a_dense_layer(layout: str) -> None:
     assert headed.logits.tensor == "predictions"
 
 
+def test_a_head_in_place_of_a_head() -> None:
+    """Transfer from a network that was trained here, for other classes."""
+    once = made(small_network())
+    twice = with_head(once, ["e", "f"], np.random.default_rng(1))
+    assert twice.labels == ("e", "f") and twice.classes == 2
+    x = np.random.default_rng(1).standard_normal((3, 3, 12, 16)).astype(np.float32)
+    before, after = (Session(model).run(x, [FEATURES])[FEATURES] for model in (once, twice))
+    np.testing.assert_array_equal(before, after)
+    np.testing.assert_allclose(Session(twice).run(x)["probabilities"].sum(1), 1, rtol=1e-5)
+
+
 def test_the_kernel_is_that_of_glorot() -> None:
     kernel = made(vgg("vgg16", top=False)).graph.constant(KERNEL)
     assert kernel is not None and kernel.shape == (512, 4)
