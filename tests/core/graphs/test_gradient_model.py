@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from cnnkit import Builder, Model, ModelError, Preprocessing, UsageError, gradient_model
+from cnnkit.graphs.autodiff.reference import Reference
 from cnnkit.testing import make_tiny_model
 
 RANDOM = np.random.default_rng(0)
@@ -22,9 +22,7 @@ def run(model: onnx.ModelProto, **feeds: NDArray[Any]) -> dict[str, NDArray[Any]
 
 
 def run_of(model: onnx.ModelProto, picture: str, **feeds: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    evaluator = ReferenceEvaluator(model)
-    outputs = evaluator.run(None, {picture: PICTURES, **feeds})
-    return dict(zip(evaluator.output_names, outputs, strict=True))
+    return Reference(model).run({picture: PICTURES, **feeds})
 
 
 def test_a_logit_by_hand() -> None:
