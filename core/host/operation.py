@@ -141,6 +141,11 @@ MEMORY = "memory:"
 """Stands in a manifest for an option's picture that came from no file."""
 
 
+def names_a_file(source: Any) -> bool:
+    """Whether a source is a path, and not standard input, a sample, or a picture from memory."""
+    return isinstance(source, str | Path) and source != "-" and not str(source).startswith("sample:")
+
+
 def portable(source: Any) -> str | None:
     """A source as a manifest holds it: an absolute path, `sample:NAME`, "-", or None for one from memory."""
     source = getattr(source, "source", source)
@@ -148,7 +153,7 @@ def portable(source: Any) -> str | None:
         return str(source.absolute())
     if not isinstance(source, str):
         return None
-    return source if source == "-" or source.startswith("sample:") else str(Path(source).absolute())
+    return str(Path(source).absolute()) if names_a_file(source) else source
 
 
 def portable_option(value: Any) -> Any:

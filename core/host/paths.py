@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.errors import OutputError, UsageError
-from cnnkit.host.operation import Job, portable
+from cnnkit.host.operation import Job, names_a_file, portable
 from cnnkit.images.files import write_atomically
 from cnnkit.images.image import SUFFIXES
 
@@ -185,9 +185,7 @@ def stem_of(source: Any) -> str:
 
 def _folder_of(source: Any) -> Path:
     source = getattr(source, "source", source)
-    if not isinstance(source, str | Path) or source == "-" or str(source).startswith("sample:"):
-        return Path()
-    return Path(source).parent
+    return Path(source).parent if names_a_file(source) else Path()
 
 
 def make_folder(folder: Path) -> None:

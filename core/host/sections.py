@@ -10,6 +10,7 @@ from cnnkit.errors import ImageError
 from cnnkit.host import pages
 from cnnkit.host.exhibits import unfolded
 from cnnkit.host.jobs import Outcome
+from cnnkit.host.operation import names_a_file
 from cnnkit.host.pages import Html, element, folded
 from cnnkit.host.paths import Destination, stem_of
 from cnnkit.host.result import Result, jsonable
@@ -87,13 +88,11 @@ class Found:
 def _name(outcome: Outcome, manifest: Mapping[str, Any]) -> str:
     """As people call it: the picture, the folder, or what it is all about."""
     if outcome.source is not None:
-        return Path(outcome.source).absolute().name if _is_path(outcome.source) else stem_of(outcome.source)
+        return (
+            Path(outcome.source).absolute().name if names_a_file(outcome.source) else stem_of(outcome.source)
+        )
     job = manifest.get("job") or {"sources": [], "operation": "all"}
     return "All pictures together" if job["sources"] else str(job["operation"])
-
-
-def _is_path(source: Any) -> bool:
-    return isinstance(source, str | Path) and source != "-" and not str(source).startswith("sample:")
 
 
 def _original(outcome: Outcome, manifest: Mapping[str, Any]) -> Image | None:

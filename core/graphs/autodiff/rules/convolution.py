@@ -328,11 +328,7 @@ def _conv(
 
 def _padded(op: Operators, tensor: Tensor, before: Sizes, behind: Sizes, first_axis: int) -> Tensor:
     """With zeros around the planes, whose axes stand together."""
-    if not before.any() and not behind.any():
-        return tensor
-    rest = [0] * (tensor.rank - first_axis - len(before))
-    front = [0] * first_axis
-    return op.Pad(tensor, [*front, *before, *rest, *front, *behind, *rest])  # type: ignore[no-any-return]
+    return op.pad(tensor, before, behind, range(first_axis, first_axis + len(before)))
 
 
 def _slice(
