@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +48,8 @@ def folded(model: Model) -> Model:
 
     That is a convolution or a dense layer (Conv, ConvTranspose, Gemm) with constant weights, whose value
     nobody else reads. Its node takes the place, the tensor and the layer name of the batch norm, and its
-    weights, which are computed in float64, are called `LAYER.kernel` and `LAYER.bias`.
+    weights, which are computed in float64, are called `LAYER.kernel` and `LAYER.bias`. Where both are parts
+    of one layer, "block1_conv1/conv" and "block1_conv1/norm", it keeps its own names.
     """
     graph = model.graph
     nodes = graph.skeleton.graph.node
@@ -56,8 +57,10 @@ def folded(model: Model) -> Model:
     readers = Counter([*outputs, *(name for node in nodes for name in read_by(node))])
     weights = {tensor.name: tensor for tensor in graph.skeleton.graph.initializer}
     names = {part.tensor: part.name for part in model.parts}
+    kept = {*outputs, *(layer.tensor for layer in model.layers), *_read_inside(nodes)}
     known = infer_shapes(graph)
     instead: dict[str, onnx.NodeProto] = {}
+    renamed: dict[str, str] = {}
 
     def constant(name: str) -> NDArray[Any] | None:
         value = graph.constant(name)
@@ -71,15 +74,23 @@ def folded(model: Model) -> Model:
         if values is None or readers[layer.output[0]] > 1:
             continue
         tensor = norm.output[0]
-        made = []
+        named, stem = norm, names.get(tensor, tensor)
+        if not kept & {tensor, layer.output[0]}:
+            named, stem = layer, layer.input[1].removesuffix(".kernel")
+            renamed[tensor] = layer.output[0]
+            if readers[layer.input[1]] == 1:
+                weights.pop(layer.input[1], None)
+        inputs = []
         for variable, value in zip(("kernel", "bias"), values, strict=True):
-            name = f"{names.get(tensor, tensor)}.{variable}"
+            name = f"{stem}.{variable}"
             while name in weights or name in graph.producers:
                 name += "_folded"
             weights[name] = numpy_helper.from_array(value, name)
-            made.append(name)
-        instead[tensor] = _joined(layer, norm, made)
-    result = graph.rebuilt([instead.get(node.output[0], node) for node in nodes], weights.values(), outputs)
+            inputs.append(name)
+        instead[tensor] = _joined(layer, named, inputs)
+    staying = [node for node in nodes if node.output[0] not in renamed.values()]
+    made = [_reading(instead.get(node.output[0], node), renamed) for node in staying]
+    result = graph.rebuilt(made, weights.values(), outputs)
     names = {layer.name: layer.tensor for layer in model.layers}
     return replace(model, graph=result.with_layers(names), source=None)
 
@@ -95,7 +106,7 @@ def stored_as_float16(model: Model) -> Model:
     """
     graph = model.graph
     outputs = [output.name for output in graph.outputs]
-    fixed = {name for node in graph.skeleton.graph.node for name in read_by(node).difference(node.input)}
+    fixed = _read_inside(graph.skeleton.graph.node)
     weights = {tensor.name: tensor for tensor in graph.skeleton.graph.initializer}
     cast: dict[str, str] = {}
     for name, tensor in weights.items():
@@ -110,10 +121,7 @@ def stored_as_float16(model: Model) -> Model:
             if name in waiting:
                 waiting.remove(name)
                 nodes.append(helper.make_node("Cast", [name], [cast[name]], cast[name], to=TensorProto.FLOAT))
-        reading = onnx.NodeProto()
-        reading.CopyFrom(node)
-        reading.input[:] = [cast.get(name, name) for name in node.input]
-        nodes.append(reading)
+        nodes.append(_reading(node, cast))
     return replace(model, graph=graph.rebuilt(nodes, weights.values(), outputs), source=None)
 
 
@@ -151,14 +159,27 @@ def _folded_weights(
     return product.astype(dtype), ((bias.ravel() - mean) * factor + shift).astype(dtype)
 
 
-def _joined(layer: onnx.NodeProto, norm: onnx.NodeProto, weights: Sequence[str]) -> onnx.NodeProto:
-    """The layer with other weights, in the batch norm's place."""
+def _joined(layer: onnx.NodeProto, named: onnx.NodeProto, weights: Sequence[str]) -> onnx.NodeProto:
+    """The layer with other weights, under the names of the layer or of its batch norm."""
     node = onnx.NodeProto(
-        op_type=layer.op_type, name=norm.name, input=[layer.input[0], *weights], output=norm.output[:1]
+        op_type=layer.op_type, name=named.name, input=[layer.input[0], *weights], output=named.output[:1]
     )
     node.attribute.extend(attribute for attribute in layer.attribute if attribute.name != "beta")
-    node.metadata_props.extend(norm.metadata_props)
+    node.metadata_props.extend(named.metadata_props)
     return node
+
+
+def _read_inside(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """What only the inner graphs of nodes read."""
+    return {name for node in nodes for name in read_by(node).difference(node.input)}
+
+
+def _reading(node: onnx.NodeProto, renamed: Mapping[str, str]) -> onnx.NodeProto:
+    """The node with other names of what it reads."""
+    reading = onnx.NodeProto()
+    reading.CopyFrom(node)
+    reading.input[:] = [renamed.get(name, name) for name in node.input]
+    return reading
 
 
 def _halved(value: NDArray[Any], name: str) -> NDArray[np.float16]:

@@ -20,6 +20,7 @@ from cnnkit import (
     measure,
 )
 from cnnkit.graphs.reshaping import cut, folded, stored_as_float16
+from cnnkit.models.small_vgg import untrained
 
 SIZE = (1, 3, 8, 6)
 NORM = {
@@ -206,6 +207,22 @@ def test_shared_kernels_fold_one_by_one() -> None:
     single = folded(model)
     assert [layer.name for layer in single.layers] == ["relu", "first", "second", "sum"]
     assert np.allclose(output(single), output(model), rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolution_with_its_norm_inside_of_a_layer_keeps_its_names() -> None:
+    model = untrained("random:3")
+    weights = {tensor.name for tensor in model.graph.proto.graph.initializer}
+    less = folded(model)
+    assert [layer.name for layer in less.layers] == [layer.name for layer in model.layers]
+    parts = {part.name for part in less.parts}
+    assert "block3_conv2/conv" in parts and "block3_conv2/norm" not in parts
+    found = {tensor.name for tensor in less.graph.proto.graph.initializer}
+    assert found < {name.replace(".beta", ".bias") for name in weights}
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 48)).astype(np.float32)
+    before = Session(model, "cpu").run(x, ["block3_conv2/norm", "predictions"])
+    after = Session(less, "cpu").run(x, ["block3_conv2/conv", "predictions"])
+    for one, other in zip(before.values(), after.values(), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)
 
 
 def test_the_list_of_layers_leaves_out_what_is_folded() -> None:
