@@ -144,7 +144,10 @@ def _resolve(text: str, labels: Sequence[str], scores: NDArray[Any]) -> list[int
     found = _labelled(text, labels)
     if not found:
         synonyms = (synonym for label in labels for synonym in [label, *_synonyms(label)])
-        raise UsageError(f"no class is called '{text}'.{did_you_mean(text, synonyms)}")
+        raise UsageError(
+            f"no class is called '{text}'; the network has {len(labels)}, such as '{labels[0]}', and a "
+            f"number names one by its index.{did_you_mean(text, synonyms)}"
+        )
     if len(found) > 1:
         listed = ", ".join(f"{index} ({labels[index]})" for index in found[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""

@@ -137,7 +137,7 @@ def test_folders(cnnkit: Run, acme: Path, picture: Path) -> None:
     assert seen("--recursive") == ["a.PNG", "b.png", "c.jpg"]
     (picture.parent / "empty").mkdir()
     empty = cnnkit("run", "edges", "empty", sites=(acme,))
-    assert empty.code == 1 and "'empty' is a directory, not a picture" in empty.err
+    assert empty.code == 1 and "'empty' is a folder without pictures" in empty.err
 
 
 def test_skip_existing(cnnkit: Run, acme: Path, picture: Path) -> None:
@@ -237,7 +237,7 @@ def test_folder_and_nothing(cnnkit: Run, trouble: Path, picture: Path) -> None:
     assert cnnkit("run", "hello", sites=(trouble,)).out == "hello\n"
     assert cnnkit("run", "hello", picture, sites=(trouble,)).code == 2
     assert cnnkit("run", "hello", "-o", "-", sites=(trouble,)).code == 2  # it has no picture
-    assert cnnkit("run", "filters", "--layer", "0", "-o", "-").stdout.startswith(b"\x89PNG")
+    assert cnnkit("run", "filters", "--layer", "1", "-o", "-").stdout.startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
