@@ -15,7 +15,7 @@ def cnnkit_models() -> list[Network]:
     return [
         Network(
             name="default",
-            summary="small VGG for the things of Caltech-101, 128 x 128 pixels",
+            summary="small VGG for 110 kinds of things, of Imagenette and Caltech-101; 128 x 128 pixels",
             licence="CC BY 4.0",
             locate=locate,
         )

@@ -22,9 +22,9 @@ session = onnxruntime.InferenceSession("grad.onnx", providers=["CPUExecutionProv
 random = numpy.random.default_rng(0)
 x = random.uniform(-1, 1, (2, 3, 128, 128)).astype(numpy.float32)
 score, gradient = session.run(["score", "gradient"], {"input": x})
-direction = random.standard_normal(x.shape).astype(numpy.float32)
-ahead, behind = (session.run(["score"], {"input": x + step * direction})[0] for step in (1e-3, -1e-3))
-numpy.savez("found.npz", measured=(ahead - behind) / 2e-3, predicted=(gradient * direction).sum((1, 2, 3)))
+direction = gradient / numpy.abs(gradient).mean((1, 2, 3), keepdims=True)
+ahead, behind = (session.run(["score"], {"input": x + step * direction})[0] for step in (1e-4, -1e-4))
+numpy.savez("found.npz", measured=(ahead - behind) / 2e-4, predicted=(gradient * direction).sum((1, 2, 3)))
 assert not any(name.partition(".")[0] in ("cnnkit", "onnx", "torch") for name in sys.modules)
 """
 
@@ -36,7 +36,7 @@ def test_the_file_runs_without_cnnkit(cnnkit: Run, tmp_path: Path) -> None:
     assert (ended.code, ended.out, ended.err) == (0, "grad.onnx\n", "")
     subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, check=True)
     found = np.load(tmp_path / "found.npz")
-    assert found["predicted"] == pytest.approx(found["measured"], rel=2e-2)
+    assert found["predicted"] == pytest.approx(found["measured"], rel=1e-2)
     assert np.abs(found["predicted"]).min() > 1e-3
 
 
