@@ -91,7 +91,12 @@ def picture_nodes(graph: onnx.GraphProto, picture: str) -> Iterator[onnx.NodePro
 
 def read_by(node: onnx.NodeProto) -> set[str]:
     """The tensors that a node reads, also those that only its inner graphs (of If, Loop, Scan) mention."""
-    names = {name for name in node.input if name}
+    return {name for name in node.input if name} | read_inside(node)
+
+
+def read_inside(node: onnx.NodeProto) -> set[str]:
+    """The tensors from outside that the inner graphs of a node mention."""
+    names: set[str] = set()
     for attribute in node.attribute:
         for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
             inner = {name for child in graph.node for name in read_by(child)}

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from cnnkit.errors import ModelError, UsageError
 from cnnkit.graphs import targets
 from cnnkit.graphs.builder import declaration, declared_shape
 from cnnkit.graphs.graph import Graph
-from cnnkit.graphs.layers import read_by
+from cnnkit.graphs.layers import read_by, read_inside
 from cnnkit.graphs.loading import array_of
 from cnnkit.graphs.measure import infer_shapes
 from cnnkit.graphs.model import Model
@@ -57,7 +57,8 @@ def folded(model: Model) -> Model:
     readers = Counter([*outputs, *(name for node in nodes for name in read_by(node))])
     weights = {tensor.name: tensor for tensor in graph.skeleton.graph.initializer}
     names = {part.tensor: part.name for part in model.parts}
-    kept = {*outputs, *(layer.tensor for layer in model.layers), *_read_inside(nodes)}
+    inside = {name for node in nodes for name in read_inside(node)}
+    kept = {*outputs, *(layer.tensor for layer in model.layers)} | inside
     known = infer_shapes(graph)
     instead: dict[str, onnx.NodeProto] = {}
     renamed: dict[str, str] = {}
@@ -74,23 +75,24 @@ def folded(model: Model) -> Model:
         if values is None or readers[layer.output[0]] > 1:
             continue
         tensor = norm.output[0]
-        named, stem = norm, names.get(tensor, tensor)
+        named, inputs = norm, [f"{names.get(tensor, tensor)}.{part}" for part in ("kernel", "bias")]
         if not kept & {tensor, layer.output[0]}:
-            named, stem = layer, layer.input[1].removesuffix(".kernel")
+            own = [name for name in layer.input[1:] if name]
+            named, inputs = layer, [*own, f"{own[0].removesuffix('.kernel')}.bias"][:2]
             renamed[tensor] = layer.output[0]
-            if readers[layer.input[1]] == 1:
-                weights.pop(layer.input[1], None)
-        inputs = []
-        for variable, value in zip(("kernel", "bias"), values, strict=True):
-            name = f"{stem}.{variable}"
+            for name in own:
+                if readers[name] == 1:
+                    weights.pop(name, None)
+        made = []
+        for name, value in zip(inputs, values, strict=True):
             while name in weights or name in graph.producers:
                 name += "_folded"
             weights[name] = numpy_helper.from_array(value, name)
-            inputs.append(name)
-        instead[tensor] = _joined(layer, named, inputs)
+            made.append(name)
+        instead[tensor] = _joined(layer, named, made)
     staying = [node for node in nodes if node.output[0] not in renamed.values()]
-    made = [_reading(instead.get(node.output[0], node), renamed) for node in staying]
-    result = graph.rebuilt(made, weights.values(), outputs)
+    read = [_reading(instead.get(node.output[0], node), renamed) for node in staying]
+    result = graph.rebuilt(read, weights.values(), outputs)
     names = {layer.name: layer.tensor for layer in model.layers}
     return replace(model, graph=result.with_layers(names), source=None)
 
@@ -106,7 +108,7 @@ def stored_as_float16(model: Model) -> Model:
     """
     graph = model.graph
     outputs = [output.name for output in graph.outputs]
-    fixed = _read_inside(graph.skeleton.graph.node)
+    fixed = {name for node in graph.skeleton.graph.node for name in read_inside(node)}
     weights = {tensor.name: tensor for tensor in graph.skeleton.graph.initializer}
     cast: dict[str, str] = {}
     for name, tensor in weights.items():
@@ -167,11 +169,6 @@ def _joined(layer: onnx.NodeProto, named: onnx.NodeProto, weights: Sequence[str]
     node.attribute.extend(attribute for attribute in layer.attribute if attribute.name != "beta")
     node.metadata_props.extend(named.metadata_props)
     return node
-
-
-def _read_inside(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """What only the inner graphs of nodes read."""
-    return {name for node in nodes for name in read_by(node).difference(node.input)}
 
 
 def _reading(node: onnx.NodeProto, renamed: Mapping[str, str]) -> onnx.NodeProto:

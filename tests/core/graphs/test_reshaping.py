@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import helper
 
 from cnnkit import (
     Builder,
@@ -223,6 +224,41 @@ def test_a_convolution_with_its_norm_inside_of_a_layer_keeps_its_names() -> None
     after = Session(less, "cpu").run(x, ["block3_conv2/conv", "predictions"])
     for one, other in zip(before.values(), after.values(), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("also_in_a_loop", [False, True])
+def test_a_bias_inside_of_a_layer_keeps_its_name(also_in_a_loop: bool) -> None:
+    """Or gives way to the norm's names where the body of a loop reads the norm, which nobody renames."""
+    random = np.random.default_rng(0)
+    b = Builder()
+    x = b.input("input", ("batch", 3, 8, 6))
+    kernel = b.constant(random.standard_normal((4, 3, 1, 1), np.float32), "a.weight")
+    x = b.op.Conv(x, kernel, b.constant(random.standard_normal(4, np.float32), "a.offset"), name="a/conv")
+    x = norm(b, x, name="a/norm")
+    if also_in_a_loop:
+        body = helper.make_graph(
+            [
+                helper.make_node("Add", ["state", "a/norm"], ["next"]),
+                helper.make_node("Identity", ["going"], ["go"]),
+            ],
+            "body",
+            [
+                helper.make_tensor_value_info("turn", onnx.TensorProto.INT64, []),
+                helper.make_tensor_value_info("going", onnx.TensorProto.BOOL, []),
+                helper.make_tensor_value_info("state", onnx.TensorProto.FLOAT, None),
+            ],
+            [
+                helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+                helper.make_tensor_value_info("next", onnx.TensorProto.FLOAT, None),
+            ],
+        )
+        x = b.op.Loop(np.array(2), np.array(True), x, body=body)
+    b.output(b.op.Relu(x, name="a"), ("batch", 4, 8, 6))
+    model = Model.of(b.model({"cnnkit.layers": '[["a", "a"]]'}))
+    less = folded(model)
+    names = {tensor.name for tensor in less.graph.proto.graph.initializer}
+    assert names >= ({"a/norm.kernel", "a/norm.bias"} if also_in_a_loop else {"a.weight", "a.offset"})
+    assert np.allclose(output(less), output(model), rtol=1e-4, atol=1e-4)
 
 
 def test_the_list_of_layers_leaves_out_what_is_folded() -> None:
