@@ -1,4 +1,4 @@
-"""The small VGG, of which the default network is made: ten 3x3 convolutions in five blocks, one dense layer."""
+"""The small VGG, of which the default network is made: ten 3x3 convolutions in five blocks, a dense layer."""
 
 from collections.abc import Sequence
 from pathlib import Path

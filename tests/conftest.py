@@ -1,9 +1,12 @@
 """Fixtures that every room of the tests shares."""
 
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +46,19 @@ def write_distribution() -> WriteDistribution:
         return folder
 
     return write
+
+
+@pytest.fixture
+def recipes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Imports what makes the pictures of the docs, whose modules find each other in their folder."""
+    folder = Path(__file__).parents[1] / "docs" / "recipes" / "pictures"
+    own = {path.stem for path in folder.iterdir()}
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    yield import_module
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in own:
+            del sys.modules[name]
 
 
 @pytest.hookimpl(wrapper=True)

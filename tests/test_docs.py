@@ -1,7 +1,6 @@
-"""The documentation: its Python and its quick start run, links lead somewhere, the reference is current."""
+"""The documentation: its Python runs, links lead somewhere, the reference is current."""
 
 import re
-import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -11,8 +10,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from cnnkit import Image
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "examples" not in page.relative_to(DOCS).parts)
@@ -33,24 +30,14 @@ def test_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monkeypatch:
         exec(compile(block, f"block {number}", "exec"), names)
 
 
-@pytest.mark.slow
-def test_the_quick_start_runs(tmp_path: Path) -> None:
-    """All of it that needs no download."""
-    for name, sample in ("crab", "shapes"), ("pizza", "stripes"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for number in range(5):
-            picture = Image.load(f"sample:{sample}").resized(40 + number, 50)
-            picture.save(tmp_path / "pictures" / name / f"{number}.png")
-    page = DOCS / "index.md"
-    lines = "".join(blocks(page, "sh")).splitlines()
-    commands = [line for line in lines if line.startswith("cnnkit ") and "mobilenet_v2" not in line]
-    assert len(commands) == 7
-    for command in commands:
-        started = [sys.executable, "-m", "cnnkit", *shlex.split(command)[1:]]
-        ended = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True)
-        assert ended.returncode == 0, f"{command}: {ended.stderr}"
-        if command == "cnnkit run occlusion sample:portrait":
-            assert ended.stdout.strip() in page.read_text("utf-8").replace("\n    ", "\n")
+def test_the_quick_start_says_what_it_prints(tmp_path: Path) -> None:
+    command = "run occlusion sample:portrait"
+    page = (DOCS / "index.md").read_text("utf-8")
+    assert f"cnnkit {command}\n" in page
+    started = [sys.executable, "-m", "cnnkit", *command.split()]
+    ended = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() in page.replace("\n    ", "\n")
 
 
 def anchors(page: Path) -> set[str]:

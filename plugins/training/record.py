@@ -53,7 +53,7 @@ def curves(own: Sequence[Row], others: Mapping[Path, Sequence[Row]]) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     runs = [*others.values(), own]
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for number, (name, rows) in enumerate(zip(names(own, others), runs, strict=True)):
@@ -72,7 +72,7 @@ def curves(own: Sequence[Row], others: Mapping[Path, Sequence[Row]]) -> bytes:
         axes.grid(alpha=0.3)
         if what == "accuracy":
             axes.set_ylim(top=1.01)
-            axes.legend(loc="lower right", frameon=False)
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()

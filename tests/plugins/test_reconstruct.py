@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +238,9 @@ def test_deeper_layers_know_less_of_the_pixels(data: Path, network: Model) -> No
 
 
 @pytest.mark.slow
-def test_the_figure_with_random_deeper_layers(data: Path) -> None:
+def test_the_figure_with_random_deeper_layers(data: Path, recipes: Any) -> None:
     """All five blocks, of which the last two are random: PSNR falls, and the features stay near."""
-    recipe = runpy.run_path(str(Path(__file__).parents[2] / "docs/recipes/representations.py"))
-    model = recipe["network"](data / "weights/vgg19_block1_to_block3.npz")
+    model = recipes("stock").vgg19_notop_in_part(data)
     found = run(model, data / "images/free/chelsea.png", layers=(), size="64", iterations=60).data["layers"]
     assert list(found) == [f"block{block}_conv1" for block in range(1, 6)]
     ratios = [each["psnr"] for each in found.values()]
