@@ -28,7 +28,10 @@ def read_picture_file(path: str) -> bytes:
     except FileNotFoundError:
         raise ImageError(f"there is no file {shown}") from None
     except IsADirectoryError:
-        raise ImageError(f"{shown} is a folder without pictures; -r looks into its folders too") from None
+        raise ImageError(
+            f"{shown} is a folder, not a picture; of a source that is a folder the pictures in it are taken, "
+            "with -r those in its folders too"
+        ) from None
     except PermissionError:
         raise ImageError(f"{shown} may not be read: its permissions forbid it") from None
     except (OSError, ValueError) as problem:  # ValueError: a path with a null byte in it

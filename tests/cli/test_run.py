@@ -137,7 +137,7 @@ def test_folders(cnnkit: Run, acme: Path, picture: Path) -> None:
     assert seen("--recursive") == ["a.PNG", "b.png", "c.jpg"]
     (picture.parent / "empty").mkdir()
     empty = cnnkit("run", "edges", "empty", sites=(acme,))
-    assert empty.code == 1 and "'empty' is a folder without pictures" in empty.err
+    assert empty.code == 1 and "'empty' is a folder, not a picture" in empty.err
 
 
 def test_skip_existing(cnnkit: Run, acme: Path, picture: Path) -> None:
