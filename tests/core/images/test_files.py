@@ -78,7 +78,7 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(files, "LARGEST_FILE", 8)
     for path, sentence in [
         ("absent", "there is no file"),
-        (".", "is a directory"),
+        (".", "is a folder, not a picture"),
         ("empty", "is empty"),
         ("large", "the limit for a picture file"),
         ("null\0byte", "cannot be read"),

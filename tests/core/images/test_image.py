@@ -370,7 +370,7 @@ def test_whatever_a_decoder_raises(problem: str, monkeypatch: pytest.MonkeyPatch
 def test_missing_files_directories_and_odd_names(tmp_path: Path) -> None:
     cases: list[tuple[Path | str, str]] = [
         (tmp_path / "absent.png", "there is no file"),
-        (tmp_path, "is a directory"),
+        (tmp_path, "is a folder, not a picture"),
         ("null\0.png", "cannot be read"),
         ("\udcff.png", "there is no file"),
     ]
